@@ -1,0 +1,1 @@
+"""Every MLX work-around in one place: special functions, linear algebra, samplers."""

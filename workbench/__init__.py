@@ -1,0 +1,1 @@
+"""The workbench: displays, live runs, the shell and the notebook runner."""
