@@ -1,0 +1,336 @@
+"""Choice maps: immutable, hierarchical maps from addresses to values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+import optree
+
+from genmlx.address import normalise
+from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, show_address, show_addresses
+from genmlx.pytree import NAMESPACE
+from genmlx.selection import ALL, NONE, Selection, as_selection, select
+
+_MISSING = object()
+_REPR_LEAVES, _REPR_ELEMENTS = 8, 6
+
+
+class ChoiceMap:
+    """Choices by address. ``choicemap({...})`` makes one; every operation returns a new one.
+
+    A map that came out of a batch of N traces carries ``n``: each of its leaves has the lanes on axis 0.
+
+    >>> cm = choicemap({"slope": 2.0, ("y", 0): 2.1, ("y", 1): 3.9})
+    >>> cm["slope"], cm["y", 0], cm["y"]
+    (2.0, 2.1, choicemap({0: 2.1, 1: 3.9}))
+    >>> cm.set("slope", 3.0) | {("y", 2): 6.2}
+    choicemap({'slope': 3.0, ('y', 0): 2.1, ('y', 1): 3.9, ('y', 2): 6.2})
+    """
+
+    __slots__ = ("_root", "n")
+
+    # The root is a dict from address parts to roots, or a leaf. Dicts are never changed once wrapped.
+    def __init__(self, root: Any, n: int | None = None):
+        self._root, self.n = root, n
+
+    # reading
+
+    @property
+    def is_leaf(self) -> bool:
+        return type(self._root) is not dict
+
+    @property
+    def is_empty(self) -> bool:
+        return type(self._root) is dict and not self._root
+
+    @property
+    def value(self) -> Any:
+        """The value of a leaf."""
+        return self._root
+
+    def sub(self, address: tuple) -> ChoiceMap:
+        """What lies under an address (a tuple): a leaf, a sub-map, or the empty map."""
+        root = self._root
+        for part in address:
+            root = root.get(part, _MISSING) if type(root) is dict else _MISSING
+            if root is _MISSING:
+                return EMPTY
+        return ChoiceMap(root, self.n)
+
+    def __getitem__(self, address: Any) -> Any:
+        address = normalise(address)
+        found = self.sub(address)
+        if found.is_empty and address:
+            known = [a for a, _ in self.items()]
+            raise UnknownAddress(
+                "no choice",
+                address=address,
+                suggestions=nearest(address, known),
+                expected=f"one of {show_addresses(known)}",
+            )
+        return found._root if found.is_leaf else found
+
+    def get(self, address: Any, default: Any = None) -> Any:
+        found = self.sub(normalise(address))
+        return default if found.is_empty else found._root if found.is_leaf else found
+
+    def __contains__(self, address: Any) -> bool:
+        return not self.sub(normalise(address)).is_empty
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.items())
+
+    def __bool__(self) -> bool:
+        return not self.is_empty
+
+    def items(self) -> Iterator[tuple[tuple, Any]]:
+        """``(address tuple, value)`` of every leaf, in insertion order."""
+        return _walk(self._root, ())
+
+    def __iter__(self) -> Iterator[tuple]:
+        return (address for address, _ in self.items())
+
+    def addresses(self) -> list[tuple]:
+        return list(self)
+
+    def to_dict(self) -> dict[tuple, Any]:
+        """``{address tuple: value}``; ``choicemap`` of it is this map again."""
+        return dict(self.items())
+
+    # algebra
+
+    def set(self, address: Any, value: Any) -> ChoiceMap:
+        """With ``value`` (a leaf, a map or a dict) at ``address``."""
+        address, entry = normalise(address), as_choicemap(value, leaf=True)
+        root = entry._root
+        for part in reversed(address):
+            root = {part: root}
+        return ChoiceMap(_merge(self.without_sub(address)._root, root, ()), self.n)
+
+    def without_sub(self, address: tuple) -> ChoiceMap:
+        """Without what lies at or under one address."""
+        return ChoiceMap(_drop(self._root, address), self.n)
+
+    def merge(self, other: Any) -> ChoiceMap:
+        """Both maps' choices; where both have a leaf, the other's. A leaf against a sub-map raises."""
+        mine, theirs = self._lifted(other := as_choicemap(other)), other._lifted(self)
+        return ChoiceMap(_merge(mine._root, theirs._root, ()), mine.n if mine.n is not None else theirs.n)
+
+    __or__ = merge
+
+    def __ror__(self, other: Any) -> ChoiceMap:
+        return as_choicemap(other).merge(self)
+
+    def filter(self, selection: Any) -> ChoiceMap:
+        """Only the selected choices."""
+        return ChoiceMap(_filter(self._root, as_selection(selection)), self.n)
+
+    def without(self, selection: Any) -> ChoiceMap:
+        """All but the selected choices."""
+        return self.filter(~as_selection(selection))
+
+    def map(self, f: Any) -> ChoiceMap:
+        """``f`` of every leaf."""
+        return ChoiceMap(_map(self._root, f), self.n)
+
+    def batched(self, n: int) -> ChoiceMap:
+        """Say that every leaf already has ``n`` lanes on axis 0, one for each trace of a batch."""
+        arrays = self.map(mx.array)
+        for address, value in arrays.items():
+            if value.shape[:1] != (n,):
+                raise UsageError(f"the leaf has no {n} lanes on axis 0", address=address)
+        return ChoiceMap(arrays._root, n)
+
+    def lane(self, i: Any) -> ChoiceMap:
+        """One lane of a batched map."""
+        return ChoiceMap(_map(self._root, lambda leaf: leaf[i]))
+
+    def _lifted(self, other: ChoiceMap) -> ChoiceMap:
+        """This map with lanes, when the other has them and this has not."""
+        if other.n is None or self.n == other.n:
+            return self
+        if self.n is not None:
+            raise UsageError(f"choice maps of {self.n} and {other.n} lanes do not go together")
+        n = other.n
+        return ChoiceMap(_map(self._root, lambda v: mx.broadcast_to(a := mx.array(v), (n, *a.shape))), n)
+
+    # display and comparison
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ChoiceMap):
+            return NotImplemented
+        mine, theirs = self.to_dict(), other.to_dict()
+        return mine.keys() == theirs.keys() and all(_equal(v, theirs[a]) for a, v in mine.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        if self.is_leaf:
+            return f"choicemap({{(): {show_value(self._root)}}})"
+        entries = []
+        for address, value in self.items():
+            if len(entries) == _REPR_LEAVES:
+                entries.append(f"...+{len(self) - _REPR_LEAVES}")
+                break
+            entries.append(f"{show_address(address)}: {show_value(value)}")
+        lanes = "" if self.n is None else f".batched({self.n})"
+        return f"choicemap({{{', '.join(entries)}}}){lanes}"
+
+
+EMPTY = ChoiceMap({})
+
+optree.register_pytree_node(
+    ChoiceMap,
+    lambda cm: (list(cm.to_dict().values()), (cm.addresses(), cm.n), cm.addresses()),
+    lambda aux, leaves: from_items(zip(aux[0], leaves, strict=True), aux[1]),
+    namespace=NAMESPACE,
+)
+
+
+def choicemap(entries: Mapping | ChoiceMap | None = None, /, **named: Any) -> ChoiceMap:
+    """A choice map from ``{address: value}`` and keywords. A dict as a value is a sub-map.
+
+    >>> choicemap({"a": {"b": 1}}, slope=2.0)
+    choicemap({('a', 'b'): 1, 'slope': 2.0})
+    """
+    base = EMPTY if entries is None else as_choicemap(entries)
+    return base.merge(_from_mapping(named)) if named else base
+
+
+def as_choicemap(value: Any, leaf: bool = False) -> ChoiceMap:
+    """A choice map from what a user passes: a map or a dict; with ``leaf``, any other value is a leaf."""
+    if isinstance(value, ChoiceMap):
+        return value
+    if isinstance(value, Mapping):
+        return _from_mapping(value)
+    if leaf:
+        return ChoiceMap(value)
+    if value is None:
+        return EMPTY
+    raise UsageError(f"{type(value).__name__} is not a choice map", expected="a choice map or a dict of choices")
+
+
+def from_items(items: Any, n: int | None = None) -> ChoiceMap:
+    """A choice map from ``(address tuple, value or map)`` pairs that do not collide."""
+    root: Any = {}
+    for address, value in items:
+        leaf = value._root if isinstance(value, ChoiceMap) else value
+        if not address:
+            root = _merge(root, leaf, ()) if root else leaf
+            continue
+        if type(leaf) is dict and not leaf:
+            continue
+        node = root
+        for part in address[:-1]:
+            node = node.setdefault(part, {})
+        node[address[-1]] = leaf
+    return ChoiceMap(root, n)
+
+
+def covering(choices: ChoiceMap) -> Selection:
+    """The selection of exactly the addresses of a map."""
+    return NONE if choices.is_empty else select(*choices.addresses())
+
+
+def _from_mapping(entries: Mapping) -> ChoiceMap:
+    root: Any = {}
+    for address, value in entries.items():
+        address, below = normalise(address), as_choicemap(value, leaf=True)._root
+        for part in reversed(address):
+            below = {part: below}
+        root = _merge(root, below, (), strict=True) if root or not address else below
+        if not address and type(below) is not dict and len(entries) > 1:
+            raise AddressError("a choice at the empty address leaves no room for others")
+    return ChoiceMap(root)
+
+
+def _walk(root: Any, prefix: tuple) -> Iterator[tuple[tuple, Any]]:
+    if type(root) is not dict:
+        yield prefix, root
+        return
+    for part, below in root.items():
+        yield from _walk(below, (*prefix, part))
+
+
+def _merge(mine: Any, theirs: Any, prefix: tuple, strict: bool = False) -> Any:
+    if type(mine) is dict and type(theirs) is dict:
+        merged = dict(mine)
+        for part, below in theirs.items():
+            merged[part] = _merge(mine[part], below, (*prefix, part), strict) if part in mine else below
+        return merged
+    if type(mine) is dict and not mine:
+        return theirs
+    if type(theirs) is dict and not theirs:
+        return mine
+    if type(mine) is dict or type(theirs) is dict or strict:
+        raise AddressError(
+            "one choice map has a value where the other has a sub-map" if not strict else "named twice",
+            address=prefix,
+            hint="remove one of them with .without(select(...)) first",
+        )
+    return theirs
+
+
+def _drop(root: Any, address: tuple) -> Any:
+    if not address:
+        return {}
+    if type(root) is not dict or address[0] not in root:
+        return root
+    below = _drop(root[address[0]], address[1:])
+    if type(below) is dict and not below:
+        return {part: child for part, child in root.items() if part != address[0]}
+    return {**root, address[0]: below}
+
+
+def _filter(root: Any, selection: Selection) -> Any:
+    if selection is ALL:
+        return root
+    if selection is NONE:
+        return {}
+    if type(root) is not dict:
+        return root if selection.here else {}
+    kept = {part: _filter(below, selection.below(part)) for part, below in root.items()}
+    return {part: below for part, below in kept.items() if type(below) is not dict or below}
+
+
+def _map(root: Any, f: Any) -> Any:
+    return {part: _map(below, f) for part, below in root.items()} if type(root) is dict else f(root)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    a, b = mx.array(a), mx.array(b)
+    return a.shape == b.shape and bool(mx.all((a == b) | ((a != a) & (b != b))).item())
+
+
+def show_value(value: Any) -> str:
+    """A value as Python writes it when it is small, else its type and shape."""
+    if not isinstance(value, mx.array):
+        return repr(value)
+    if value.size > _REPR_ELEMENTS:
+        return f"<{show_type(value)}>"
+    try:
+        if value.ndim == 0:
+            return _number(value.item())
+        return f"mx.array({_nested(value.tolist())}, mx.{str(value.dtype).rsplit('.', 1)[-1]})"
+    except ValueError:  # being traced by a transformation: there is no value yet
+        return f"<{show_type(value)}>"
+
+
+def show_type(value: mx.array) -> str:
+    """``f32[1000]``"""
+    name = str(value.dtype).rsplit(".", 1)[-1].replace("float", "f").replace("uint", "u").replace("int", "i")
+    return f"{name}[{','.join(map(str, value.shape))}]"
+
+
+def _nested(value: Any) -> str:
+    return f"[{', '.join(map(_nested, value))}]" if isinstance(value, list) else _number(value)
+
+
+def _number(x: Any) -> str:
+    if isinstance(x, float):
+        short = f"{x:.7g}"
+        text = short if "e" in short or "." in short or "n" in short else short + ".0"
+        return f"float({text!r})" if "n" in text else text
+    return repr(x)

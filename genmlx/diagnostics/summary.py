@@ -1,0 +1,274 @@
+"""The table of a posterior: one row per scalar, printed to the digits that its Monte Carlo error allows."""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from html import escape
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .convergence import rhat
+from .draws import pooled, to_draws
+from .effective_size import ess, ess_tail
+from .intervals import sample_quantiles
+from .standard_error import mcse
+
+LONGEST = 40  # rows that are printed in full; a longer table shows its ends
+ENDS = 15
+NAMED = 5  # rows that a flag line names
+
+
+@dataclass(frozen=True)
+class Row:
+    """The summary of one scalar; `row.mean` and `row["mean"]` are the same number."""
+
+    name: str
+    mean: float
+    sd: float
+    q5: float
+    q95: float
+    mcse_mean: float
+    ess_bulk: float
+    ess_tail: float
+    rhat: float
+
+    @property
+    def constant(self) -> bool:
+        """Were all draws equal? Then the error, the sizes and R-hat are NaN, and that is no fault."""
+        return self.sd == 0
+
+    def __getitem__(self, column: str) -> float:
+        if column not in COLUMNS:
+            raise KeyError(f"no column {column!r} in this row; the nearest is {_nearest(column, COLUMNS)!r}")
+        return getattr(self, column)
+
+
+COLUMNS = tuple(field.name for field in fields(Row))[1:]
+
+
+def summarize(draws: Mapping[Hashable, ArrayLike]) -> "Summary":
+    """A table of mean, sd, q5, q95, mcse_mean, ess_bulk, ess_tail and rhat, one row for each scalar.
+
+    `draws` maps a name or an address tuple to `[chains, draws, *event]`; real, integer or boolean. q5 and q95
+    are the 5% and 95% quantiles. An element that is constant has NaN for the last four columns, one that is
+    not finite has NaN in all. Raises ValueError below 4 draws, when arrays differ in chains or draws, and
+    when two names print alike.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(2, 0.1, size=(4, 1000))
+    >>> table = summarize({"slope": x, ("y", 3): x > 2})
+    >>> table
+             mean      sd      q5     q95  mcse_mean  ess_bulk  ess_tail   rhat
+    slope  1.9985  0.0998  1.8373  2.1648     0.0016     3,926     4,027  1.000
+    y/3    0.4868  0.4999  0.0000  1.0000     0.0080     3,872     3,872  1.001
+    4 chains x 1,000 draws; q5 to q95 is the equal-tailed 90% interval
+    >>> round(table["y/3"].mean, 2), round(table["slope"]["sd"], 2)
+    (0.49, 0.1)
+    """
+    arrays = {address: to_draws(x) for address, x in draws.items()}
+    if not arrays:
+        return Summary({}, 0, 0)
+    shapes = {array.shape[:2]: _text(address) for address, array in arrays.items()}
+    if len(shapes) > 1:
+        found = ", ".join(f"{shape} at {site}" for shape, site in shapes.items())
+        raise ValueError(
+            f"arrays of one table differ in [chains, draws]: {found}\n"
+            "expected: the same number of chains and of draws everywhere\n"
+            "try: one table for each run"
+        )
+    ((chains, count),) = shapes
+    sites: dict[str, dict[str, Row]] = {}
+    taken: set[str] = set()
+    # All elements side by side: one call of each diagnostic for a thousand sites, not a thousand.
+    rows = _rows(np.concatenate([array.reshape(chains, count, -1) for array in arrays.values()], axis=-1))
+    for address, array in arrays.items():
+        site = _text(address)
+        names = _element_names(site, array.shape[2:])
+        twice = taken.intersection(names, [site])
+        if twice:
+            raise ValueError(
+                f"two rows or sites of the table would be called {twice.pop()}\n"
+                "expected: addresses that differ when they are printed\n"
+                "try: rename one of the two"
+            )
+        taken.update(names, [site])
+        sites[site] = {name: Row(name, *next(rows)) for name in names}
+    return Summary(sites, chains, count)
+
+
+def _rows(draws: np.ndarray) -> Iterator[tuple[float, ...]]:
+    """The columns of `[chains, draws, elements]`, element by element."""
+    values, finite = pooled(draws)
+    # Measured from its first draw a constant has a spread of exactly zero and a mean that is exactly itself.
+    offset = values - values[:1]
+    mean = np.where(finite, values[0] + offset.mean(axis=0), np.nan)
+    sd = np.where(finite, offset.std(axis=0, ddof=1), np.nan)
+    q5, q95 = sample_quantiles(draws, [0.05, 0.95])
+    columns = mean, sd, q5, q95, mcse(draws), ess(draws), ess_tail(draws), rhat(draws)
+    return zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+
+
+def _element_names(site: str, event: tuple[int, ...]) -> list[str]:
+    if not event:
+        return [site]
+    return [f"{site}[{','.join(map(str, index))}]" for index in product(*map(range, event))]
+
+
+class Summary:
+    """A table of `Row`s that prints, renders as HTML, and indexes; `summarize` makes it.
+
+    `table["slope"]` is a row, and so is `table["theta[0]"]`; `table["theta"]` of a vector is a table of its
+    rows; `table["y", 3]` is the row `y/3`. Iteration is over row names. Tables of more than 40 rows print
+    their ends only. Below the rows stands what deserves a look: rhat above 1.01, ess below 100 per chain,
+    NaN.
+    """
+
+    def __init__(self, sites: Mapping[str, Mapping[str, Row]], chains: int, draws: int):
+        self.chains = chains
+        self.draws = draws
+        self._sites = sites
+        self._rows = {name: row for rows in sites.values() for name, row in rows.items()}
+
+    def __getitem__(self, name: Hashable) -> Any:
+        wanted = _text(name)
+        if wanted in self._rows:
+            return self._rows[wanted]
+        if wanted in self._sites:
+            return Summary({wanted: self._sites[wanted]}, self.chains, self.draws)
+        known = [*self._sites, *self._rows]
+        hint = f"the nearest is {_nearest(wanted, known)!r}" if known else "it is empty"
+        raise KeyError(f"no row {wanted!r} in this summary; {hint}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Plain numbers, `{row name: {column: value}}`."""
+        return {name: {column: row[column] for column in COLUMNS} for name, row in self._rows.items()}
+
+    def flags(self) -> list[str]:
+        """One line for each kind of trouble, the worst rows first; empty when there is none.
+
+        >>> import numpy as np
+        >>> summarize({"walk": np.random.default_rng(0).normal(size=(2, 500)).cumsum(axis=1)}).flags()
+        ['rhat > 1.01: walk (1.714)', 'ess < 200: walk (3)']
+        """
+        rows = list(self._rows.values())
+        limit = 100 * self.chains
+        apart = sorted((row for row in rows if row.rhat > 1.01), key=lambda row: -row.rhat)
+        few = sorted((row for row in rows if _worst_ess(row) < limit), key=_worst_ess)
+        undefined = [row.name for row in rows if not row.constant and any(map(math.isnan, _values(row)))]
+        lines = {
+            "rhat > 1.01": [f"{row.name} ({_rhat(row.rhat)})" for row in apart],
+            f"ess < {limit:,}": [f"{row.name} ({_ess(_worst_ess(row))})" for row in few],
+            "nan": undefined,
+        }
+        return [f"{title}: {_listed(names)}" for title, names in lines.items() if names]
+
+    def __repr__(self) -> str:
+        if not self._rows:
+            return "no rows"
+        head, tail = self._shown()
+        cells = [("", *COLUMNS), *head, *tail]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in cells
+        ]
+        if tail:
+            lines.insert(1 + len(head), f"... {self._hidden():,} more rows")
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        head, tail = self._shown()
+        lines = ["<table>", _html_row(("", *COLUMNS), "th"), *(_html_row(row, "td") for row in head)]
+        if tail:
+            lines.append(f'<tr><td colspan="{1 + len(COLUMNS)}">... {self._hidden():,} more rows</td></tr>')
+        lines += [*(_html_row(row, "td") for row in tail), "</table>"]
+        return "\n".join(lines + [f"<p>{'<br>'.join(map(escape, self._notes()))}</p>"])
+
+    def _shown(self) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+        rows = list(self._rows.values())
+        if len(rows) <= LONGEST:
+            return [_cells(row) for row in rows], []
+        return [_cells(row) for row in rows[:ENDS]], [_cells(row) for row in rows[-ENDS:]]
+
+    def _hidden(self) -> int:
+        return len(self._rows) - 2 * ENDS
+
+    def _notes(self) -> list[str]:
+        constant = [row.name for row in self._rows.values() if row.constant]
+        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
+        return [
+            f"{chains} x {self.draws:,} draws; q5 to q95 is the equal-tailed 90% interval",
+            *([f"constant: {_listed(constant)}"] if constant else []),
+            *(f"! {line}" for line in self.flags()),
+        ]
+
+
+def _text(address: Hashable) -> str:
+    return "/".join(map(str, address)) if isinstance(address, tuple) else str(address)
+
+
+def _nearest(wanted: str, known: tuple[str, ...] | list[str]) -> str:
+    return get_close_matches(wanted, known, n=1, cutoff=0)[0]
+
+
+def _values(row: Row) -> list[float]:
+    return [row[column] for column in COLUMNS]
+
+
+def _worst_ess(row: Row) -> float:
+    return min(row.ess_bulk, row.ess_tail)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row as text: decimals such that mcse_mean has two significant figures."""
+    if row.constant:
+        value = _number(row.mean, None)
+        return (row.name, value, "0", value, value, "-", "-", "-", "-")
+    decimals = 1 - _exponent(row.mcse_mean) if row.mcse_mean > 0 else None
+    numbers = [_number(v, decimals) for v in (row.mean, row.sd, row.q5, row.q95, row.mcse_mean)]
+    return (row.name, *numbers, _ess(row.ess_bulk), _ess(row.ess_tail), _rhat(row.rhat))
+
+
+def _exponent(value: float) -> int:
+    """Power of ten of the leading one of two significant figures: 0.0996 is 1.0e-1."""
+    return int(f"{value:.1e}".partition("e")[2])
+
+
+def _number(value: float, decimals: int | None) -> str:
+    if decimals is None or not math.isfinite(value):
+        return f"{value:.6g}"
+    if decimals > 8 or abs(value) >= 1e10:
+        digits = _exponent(abs(value)) + decimals if value else 0
+        return f"{value:.{min(max(digits, 1), 15)}e}"
+    text = f"{value:.{max(decimals, 0)}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def _ess(value: float) -> str:
+    return "nan" if math.isnan(value) else f"{math.floor(value):,}"
+
+
+def _rhat(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:.3g}"
+
+
+def _html_row(cells: tuple[str, ...], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -1,0 +1,142 @@
+"""Errors: the first line says what happened and where, the second what was expected, the third what to try."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class GenError(Exception):
+    """What every error of this library is. Carries ``address``, ``gen_fn``, ``where`` and ``suggestions``."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        address: tuple | None = None,
+        gen_fn: Any = None,
+        where: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+        suggestions: Sequence[tuple] = (),
+    ):
+        super().__init__(what)
+        self.what, self.address, self.gen_fn, self.where = what, address, gen_fn, where
+        self.expected, self.hint, self.suggestions = expected, hint, tuple(suggestions)
+
+    def __str__(self) -> str:
+        places = []
+        if self.address is not None:
+            places.append(f"at {show_address(self.address)}")
+        if self.gen_fn is not None:
+            places.append(f"in {name_of(self.gen_fn)}")
+        if self.where is not None:
+            places.append(f"({self.where})")
+        lines = [" ".join([self.what, *places])]
+        if self.expected:
+            lines.append(f"expected: {self.expected}")
+        if self.suggestions:
+            lines.append(f"did you mean {' or '.join(show_address(a) for a in self.suggestions)}?")
+        if self.hint:
+            lines.append(f"try: {self.hint}")
+        return "\n".join(lines)
+
+    def locate(self, gen_fn: Any, traceback: TracebackType | None) -> None:
+        """Fill in the innermost model and the line of the user's code, once."""
+        if self.gen_fn is None:
+            self.gen_fn = gen_fn
+        if self.where is None:
+            self.where = user_line(traceback)
+
+
+class UnknownAddress(GenError, KeyError):
+    """A constraint or selection names an address that the run never visits."""
+
+
+class MissingChoice(GenError, KeyError):
+    """A choice that must be given is not."""
+
+
+class AddressCollision(GenError, ValueError):
+    """Two choices of one run share an address, or one address is a prefix of another."""
+
+
+class AddressError(GenError, TypeError):
+    """Not an address, or a sub-map where a leaf is expected, or the reverse."""
+
+
+class ParameterError(GenError, ValueError):
+    """A distribution or an algorithm was given a value that it cannot have."""
+
+
+class ValueMismatch(GenError, ValueError):
+    """A constrained value with the wrong type or shape, or a NaN."""
+
+
+class ImpossibleObservation(GenError, ValueError):
+    """Observations that have probability zero."""
+
+
+class BatchError(GenError, ValueError):
+    """The body needs the host value of a traced quantity: it cannot be batched or differentiated."""
+
+
+class UsageError(GenError, TypeError):
+    """A function of the library was called in a way that has no meaning."""
+
+
+def show_address(address: tuple) -> str:
+    """The address as the user writes it: ``'slope'``, ``('y', 3)``."""
+    return repr(address[0]) if len(address) == 1 else repr(tuple(address))
+
+
+def show_addresses(addresses: Iterable[tuple], limit: int = 12) -> str:
+    """A list of addresses, cut after ``limit``."""
+    listed = list(addresses)
+    shown = ", ".join(show_address(a) for a in listed[:limit])
+    return shown + (f", ... {len(listed) - limit} more" if len(listed) > limit else "") if listed else "none"
+
+
+def nearest(address: tuple, candidates: Iterable[tuple]) -> list[tuple]:
+    """The candidates whose spelling is closest to ``address``, best first, at most two."""
+    texts = {"/".join(map(str, c)): c for c in candidates}
+    for cutoff in (0.75, 0.5):
+        if close := get_close_matches("/".join(map(str, address)), texts, n=2, cutoff=cutoff):
+            return [texts[t] for t in close]
+    return []
+
+
+def name_of(gen_fn: Any) -> str:
+    return getattr(gen_fn, "__name__", None) or repr(gen_fn)
+
+
+def is_library_file(filename: str) -> bool:
+    """Whether a code object comes from this package (tests and doctests beside it do not count)."""
+    return filename.startswith(_HERE)
+
+
+def user_line(traceback: TracebackType | None) -> str | None:
+    """``file:line`` of the innermost frame of a traceback that is not this library's."""
+    found = None
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if not is_library_file(code.co_filename):
+            found = f"{code.co_filename}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
+def caller_line() -> str:
+    """``file:line`` of the innermost running frame that is not this library's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not is_library_file(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"

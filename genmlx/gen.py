@@ -1,0 +1,325 @@
+"""``@gen``: models as Python functions, and the handles and versions that let them be redefined."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import mlx.core as mx
+
+from genmlx import handlers
+from genmlx.choicemap import EMPTY, ChoiceMap
+from genmlx.diff import NoChange, UnknownChange, same
+from genmlx.digest import digest
+from genmlx.errors import UsageError, caller_line
+from genmlx.gfi import Call, GenerativeFunction, unchanged
+from genmlx.handlers import Handler, Spliced, below, selected
+from genmlx.params import ParamStore, current_value
+from genmlx.selection import ALL, Selection, select
+from genmlx.trace import Trace
+from genmlx.versions import pinned, resolve
+
+
+def trace(address: Any, call: Call) -> Any:
+    """Make a choice, or run a model, at an address of the current run, and return its value.
+
+    ``trace("slope", normal(0, 10))`` is the same as ``normal(0, 10) @ "slope"``.
+    """
+    return _running("trace", call).trace(address, call)
+
+
+def splice(call: Call) -> Any:
+    """Run a model in the caller's own namespace: its addresses become the caller's."""
+    handler = _running("splice", call)
+    if not isinstance(call.gen_fn, GenFn):
+        return handler.splice(call)
+    owner, handler.owner = handler.owner, call.gen_fn
+    try:
+        args = call.args
+        return resolve(call.gen_fn).function(*args, **getattr(args, "kwargs", {}))
+    finally:
+        handler.owner = owner
+
+
+def param(name: str, default: Any) -> mx.array:
+    """A trainable parameter of the model: ``default`` until ``model.params[name]`` is set or trained."""
+    handler = handlers._handler.get()
+    if handler is None:
+        raise UsageError(f"param({name!r}) outside of a model", expected="a call inside a @gen function")
+    value = current_value(handler.owner, name, default)
+    handler.params[handler.owner, name] = value
+    return value
+
+
+def _running(what: str, call: Any) -> Handler:
+    if not isinstance(call, Call):
+        given = getattr(call, "__name__", None) or f"a {type(call).__name__}"
+        raise UsageError(
+            f"{what} was given {given}, not a call",
+            expected="a distribution or a model applied to its arguments, as normal(0, 1)",
+            hint=f"{given}(...)" if isinstance(call, GenerativeFunction) else 'trace("name", normal(0, 1))',
+            where=caller_line(),
+        )
+    handler = handlers._handler.get()
+    if handler is None:
+        raise UsageError(
+            f"{what} was called outside of a model",
+            expected="a call inside the body of a @gen function",
+            hint="run the model with model(args).simulate(); a draw alone is normal(0, 1).sample()",
+            where=caller_line(),
+        )
+    return handler
+
+
+class Arguments(tuple):
+    """Arguments of which some can only be given by keyword; those are in ``kwargs``."""
+
+    kwargs: dict
+
+    def __new__(cls, args: tuple, kwargs: dict):
+        self = super().__new__(cls, args)
+        self.kwargs = kwargs
+        return self
+
+
+class Version:
+    """One immutable version of a model. ``number`` counts from 1; ``digest`` is equal for equal bodies."""
+
+    __slots__ = ("function", "number", "digest", "signature", "simple", "__weakref__")
+
+    def __init__(self, function: Callable, number: int, digest: str):
+        self.function, self.number, self.digest = function, number, digest
+        self.signature = inspect.signature(function)
+        parameters = self.signature.parameters.values()
+        plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+        self.simple = len(parameters) if plain else -1
+
+    def __int__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, int) and self.number == other)
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __repr__(self) -> str:
+        return f"v{self.number}"
+
+
+class GenTrace(Trace):
+    """A run of a ``@gen`` function: the traces of its sites by address, and the parameters that it read."""
+
+    __slots__ = ("subtraces", "params", "made_by", "_choices")
+    data = ("args", "retval", "score", "subtraces", "params")
+
+    def __init__(self, gen_fn: GenFn, made_by: Version, args: tuple, retval: Any, handler: Handler):
+        subtraces = handler.subtraces
+        scores = [sub.score for sub in subtraces.values()]
+        super().__init__(
+            gen_fn=gen_fn,
+            args=args,
+            retval=retval,
+            score=sum(scores[1:], scores[0]) if scores else mx.array(0.0),
+            subtraces=subtraces,
+            params=handler.params,
+            made_by=made_by,
+            _choices=None,
+        )
+
+    @property
+    def choices(self) -> ChoiceMap:
+        if self._choices is None:
+            found = handlers.gather((address, sub.choices) for address, sub in self.subtraces.items())
+            object.__setattr__(self, "_choices", found)
+        return self._choices
+
+    @property
+    def version(self) -> Version:
+        return self.made_by
+
+    def __getitem__(self, address: Any) -> Any:
+        """The value of a choice; the return value of a call; the sub-map under a prefix."""
+        parts = handlers.normalise(address)
+        for i in range(len(parts), 0, -1):
+            if (sub := self.subtraces.get(parts[:i])) is not None:
+                return sub.retval if i == len(parts) else sub[parts[i:]]
+        return self.choices[parts]
+
+    def reads(self) -> dict:
+        """Every parameter read in this run, here and below: ``{(model, name): value}``."""
+        found = dict(self.params)
+        for sub in self.subtraces.values():
+            found.update(sub.reads())
+        return found
+
+
+class GenFn(GenerativeFunction):
+    """A model: a handle that keeps its identity while its versions change. ``@gen`` makes it."""
+
+    def __init__(self, function: Callable):
+        self.params = ParamStore()
+        self._version = Version(function, 1, digest(function))
+        self._describe(function)
+
+    def _describe(self, function: Callable) -> None:
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+        self.__module__, self.__doc__, self.__wrapped__ = function.__module__, function.__doc__, function
+
+    @property
+    def version(self) -> Version:
+        return self._version
+
+    @property
+    def signature(self) -> inspect.Signature:
+        return self._version.signature
+
+    def redefine(self, function: Callable) -> bool:
+        """Point this handle at a new body. An equal body changes nothing; False says so."""
+        new = Version(function, self._version.number + 1, digest(function))
+        changed = new.digest != self._version.digest
+        if changed:
+            self._version = new
+        self._describe(function)
+        return changed
+
+    def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
+        if isinstance(args, Call):
+            args, kwargs = args.raw_args, args.raw_kwargs
+        if isinstance(args, Arguments) and not kwargs:
+            return args
+        version = resolve(self)
+        args = super().bind(args)
+        if not kwargs and len(args) == version.simple:
+            return args
+        try:
+            bound = version.signature.bind(*args, **(kwargs or {}))
+        except TypeError as error:
+            raise UsageError(
+                f"{self.__name__}: {error}",
+                expected=f"{self.__name__}{version.signature}",
+                where=caller_line(),
+            ) from None
+        bound.apply_defaults()
+        return Arguments(bound.args, bound.kwargs) if bound.kwargs else bound.args
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Call:
+        if kwargs or len(args) != self._version.simple:
+            self.bind(args, kwargs)
+        return Call(self, args, kwargs)
+
+    def _run(self, handler: Handler, args: tuple, version: Version | None = None) -> GenTrace:
+        version = version or resolve(self)
+        with handler:
+            retval = version.function(*args, **getattr(args, "kwargs", {}))
+        return GenTrace(self, version, args, retval, handler)
+
+    def _simulate(self, args: tuple, key: Any) -> Trace:
+        return self._run(handlers.Simulate(self, key), args)
+
+    def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
+        handler = handlers.Generate(self, key, constraints)
+        return self._run(handler, args), handler.weight
+
+    def _update(
+        self, trace: GenTrace, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
+    ) -> tuple[Trace, Any, Any, ChoiceMap]:
+        if constraints.is_empty and self._settled(trace, args, diffs):
+            return trace, 0.0, NoChange, EMPTY
+        handler = handlers.Update(self, key, trace, constraints)
+        with pinned(trace.pins):
+            new = self._run(handler, args, trace.made_by)
+        discard = handler.discard()
+        return new, handler.weight, _retdiff(trace, new), discard
+
+    def _regenerate(
+        self, trace: GenTrace, args: tuple, diffs: tuple, selection: Selection, key: Any
+    ) -> tuple[Trace, Any, Any]:
+        if self._settled(trace, args, diffs) and trace.choices.filter(selection).is_empty:
+            return trace, 0.0, NoChange
+        handler = handlers.Regenerate(self, key, trace, selection)
+        with pinned(trace.pins):
+            new = self._run(handler, args, trace.made_by)
+        return new, handler.weight, _retdiff(trace, new)
+
+    def _settled(self, trace: GenTrace, args: tuple, diffs: tuple) -> bool:
+        """Whether running again with no new choice would give the same trace."""
+        same_kwargs = same(_items(trace.args), _items(args))
+        return same_kwargs and unchanged(diffs) and all(
+            current_value(handle, name, None) is value for (handle, name), value in trace.reads().items()
+        )
+
+    def _project(self, trace: GenTrace, selection: Selection) -> Any:
+        if selection is ALL:
+            return trace.score
+        total: Any = 0.0
+        for address, sub in trace.subtraces.items():
+            total = total + sub.gen_fn._project(sub, selected(selection, address))
+        return total
+
+    def unvisited(self, trace: GenTrace, constraints: ChoiceMap) -> list[tuple]:
+        left, found = constraints, []
+        for address, sub in trace.subtraces.items():
+            inner = below(left, address)
+            unknown = [] if inner.is_empty else sub.gen_fn.unvisited(sub, inner)
+            if type(address[0]) is Spliced:
+                left = left.filter(select(*unknown)) if unknown else EMPTY
+            elif not inner.is_empty:
+                found += [(*address, *rest) for rest in unknown]
+                left = left.without_sub(address)
+        return [*found, *left.addresses()]
+
+    def __repr__(self) -> str:
+        return f"<gen {self.__name__} {self._version!r}>"
+
+
+def _items(args: tuple) -> list:
+    return [part for item in getattr(args, "kwargs", {}).items() for part in item]
+
+
+def _retdiff(old: Trace, new: Trace) -> Any:
+    return NoChange if same(old.retval, new.retval) else UnknownChange
+
+
+_handles: WeakValueDictionary[tuple[str, str], GenFn] = WeakValueDictionary()
+
+
+class _Gen:
+    """``@gen`` turns a function into a model.
+
+    Defining a function again under the same module and qualified name re-points the existing handle, so that
+    everything that holds it follows; an equal body is a no-op, and a definition that fails leaves the old version.
+    A function made inside another always gets a handle of its own, and so does ``@gen.new``.
+    """
+
+    def __call__(self, function: Callable) -> GenFn:
+        _check(function)
+        identity = (function.__module__, function.__qualname__)
+        handle = None if "<" in function.__qualname__ else _handles.get(identity)
+        if handle is None:
+            handle = self.new(function)
+            if "<" not in function.__qualname__:
+                _handles[identity] = handle
+        else:
+            handle.redefine(function)
+        return handle
+
+    def new(self, function: Callable) -> GenFn:
+        """A fresh handle, whatever the name."""
+        _check(function)
+        return GenFn(function)
+
+
+def _check(function: Any) -> None:
+    if not inspect.isfunction(function):
+        raise UsageError(f"@gen was given {function!r}", expected="a function defined with def or lambda")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise UsageError(
+            f"@gen was given {function.__name__}, which is not an ordinary function",
+            expected="a function that runs to its end: no async, no yield",
+        )
+
+
+gen = _Gen()

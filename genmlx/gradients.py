@@ -1,0 +1,119 @@
+"""Gradients of a trace's log density, through the handler run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import optree
+
+from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.errors import BatchError, GenError, UsageError, ValueMismatch, nearest, user_line
+from genmlx.params import overridden
+from genmlx.pytree import NAMESPACE, flatten
+from genmlx.selection import Selection
+
+
+def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tuple[tuple, ChoiceMap, ChoiceMap]:
+    chosen = trace.choices.filter(selection)
+    for address in selection.named():
+        if address not in trace.choices:
+            known = trace.choices.addresses()
+            raise UsageError("no choice to differentiate", address=address, suggestions=nearest(address, known))
+    for address, value in chosen.items():
+        if not mx.issubdtype(mx.array(value).dtype, mx.floating):
+            raise ValueMismatch(
+                "a discrete choice has no gradient", address=address, expected="a selection of continuous choices"
+            )
+    leaves, spec = flatten(trace.args)
+    counts = [i for i, leaf in enumerate(leaves) if type(leaf) is int]
+    real = [i for i, leaf in enumerate(leaves) if _is_real(leaf)]
+    try:
+        places = sorted(real + counts)
+        result = gradients_of(trace, places, chosen.addresses(), {}, retval_grad)
+    except (GenError, TypeError, ValueError, IndexError):
+        # An integer argument that the body uses as a count is not a real number: no gradient for it.
+        if not counts:
+            raise
+        places = real
+        result = gradients_of(trace, places, chosen.addresses(), {}, retval_grad)
+    by_place = dict(zip(places, result[0], strict=True))
+    # optree treats None as a structure without leaves, so the gradients of the rest are put in as a marker first.
+    gradients = optree.tree_unflatten(spec, [by_place.get(i, _NO_GRADIENT) for i in range(len(leaves))])
+    gradients = optree.tree_map(lambda g: None if g is _NO_GRADIENT else g, gradients, namespace=NAMESPACE)
+    return tuple(gradients), chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
+
+
+_NO_GRADIENT = object()
+
+
+def gradients_of(
+    trace: Any, arg_places: list[int], addresses: list[tuple], params: dict, retval_grad: Any
+) -> tuple[list, list, list]:
+    """Gradients of score + <retval_grad, retval> in some argument leaves, choices and parameters of a trace."""
+    arg_leaves, spec = flatten(trace.args)
+    values = [_float(arg_leaves[i]) for i in arg_places]
+    values += [mx.array(trace.choices[a]) for a in addresses] + list(params.values())
+    n_args, n_choices = len(arg_places), len(addresses)
+    if not values:
+        return [], [], []
+
+    def total(values: list) -> mx.array:
+        given, chosen, parameters = values[:n_args], values[n_args : n_args + n_choices], values[n_args + n_choices :]
+        leaves = list(arg_leaves)
+        for place, value in zip(arg_places, given, strict=True):
+            leaves[place] = value
+        args = optree.tree_unflatten(spec, leaves)
+        choices = trace.choices.merge(from_items(zip(addresses, chosen, strict=True)))
+        with overridden(dict(zip(params, parameters, strict=True))):
+            new, _ = trace.gen_fn._generate(args, choices, None)
+        return new.score + _inner(retval_grad, new.retval)
+
+    grads = differentiate(total, values)
+    return grads[:n_args], grads[n_args : n_args + n_choices], grads[n_args + n_choices :]
+
+
+def differentiate(f: Callable[[list], mx.array], values: list) -> list:
+    """The gradient of ``f`` at a list of arrays.
+
+    It runs under a vmap over one lane, where a body that takes the host value of what is differentiated raises;
+    under ``mx.grad`` alone that value would become a constant without a word.
+    """
+    with host_value_errors("differentiated"):
+        grads = mx.vmap(lambda *lane: mx.grad(lambda v: f(v))(list(lane)))(*[v[None] for v in values])
+    return [g[0] for g in grads]
+
+
+@contextmanager
+def host_value_errors(what: str):
+    """Turn MLX's refusal to evaluate a traced array into an error that names the line."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, GenError) or "[eval]" not in str(error):
+            raise
+        raise BatchError(
+            f"the body needs the host value of a choice or an argument, and cannot be {what}",
+            where=user_line(error.__traceback__),
+            expected="no if, while, float(), .item() or range() on a traced value",
+            hint="mx.where(condition, a, b), or the combinators switch and mask; a single trace may branch freely",
+        ) from None
+
+
+def _inner(cotangent: Any, retval: Any) -> Any:
+    if cotangent is None:
+        return 0.0
+    given, got = flatten(cotangent)[0], flatten(retval)[0]
+    if len(given) != len(got):
+        raise UsageError(f"retval_grad has {len(given)} leaves, the return value {len(got)}")
+    return sum(mx.sum(mx.array(g) * r) for g, r in zip(given, got, strict=True))
+
+
+def _is_real(leaf: Any) -> bool:
+    return type(leaf) is float or (isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating))
+
+
+def _float(leaf: Any) -> mx.array:
+    return leaf if isinstance(leaf, mx.array) else mx.array(float(leaf))

@@ -1,0 +1,71 @@
+"""Trees, through optree: which leaves of a structure are arrays, and how to carry them through a transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import optree
+
+NAMESPACE = "genmlx"
+
+
+def flatten(tree: Any) -> tuple[list, optree.PyTreeSpec]:
+    leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
+    return leaves, spec
+
+
+def map_arrays(f: Callable, tree: Any, *rest: Any) -> Any:
+    """``f`` of every array leaf (and the leaves at its place in ``rest``); other leaves stay."""
+    return optree.tree_map(
+        lambda leaf, *others: f(leaf, *others) if isinstance(leaf, mx.array) else leaf,
+        tree,
+        *rest,
+        namespace=NAMESPACE,
+    )
+
+
+class Skeleton:
+    """A tree without its arrays, which come back by ``fill``."""
+
+    __slots__ = ("spec", "leaves", "places")
+
+    def __init__(self, spec: optree.PyTreeSpec, leaves: list, places: list[int]):
+        self.spec, self.leaves, self.places = spec, leaves, places
+
+    def fill(self, arrays: Any) -> Any:
+        leaves = list(self.leaves)
+        for place, array in zip(self.places, arrays, strict=True):
+            leaves[place] = array
+        return optree.tree_unflatten(self.spec, leaves)
+
+
+def split_arrays(tree: Any) -> tuple[list[mx.array], Skeleton]:
+    """The array leaves of a tree, and the rest of it."""
+    leaves, spec = flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, mx.array)]
+    arrays = [leaves[i] for i in places]
+    for i in places:
+        leaves[i] = None
+    return arrays, Skeleton(spec, leaves, places)
+
+
+def register_slots(cls: type, data: tuple[str, ...]) -> None:
+    """Make a class with ``__slots__`` a tree: the slots in ``data`` are children, the other ones are fixed."""
+    slots = [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
+    fixed = [slot for slot in slots if slot not in data]
+    put = object.__setattr__
+
+    def flatten(node: Any) -> tuple:
+        return tuple([getattr(node, s) for s in data]), tuple([getattr(node, s) for s in fixed])
+
+    def unflatten(aux: tuple, children: Any) -> Any:
+        node = object.__new__(cls)
+        for slot, value in zip(data, children, strict=True):
+            put(node, slot, value)
+        for slot, value in zip(fixed, aux, strict=True):
+            put(node, slot, value)
+        return node
+
+    optree.register_pytree_node(cls, flatten, unflatten, namespace=NAMESPACE)

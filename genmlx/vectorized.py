@@ -1,0 +1,323 @@
+"""Batches: the operations of any generative function under ``mx.vmap``.
+
+Inside the body every value keeps its own shape. A ``VectorizedTrace`` is one trace whose arrays have the lanes on
+axis 0, except its arguments, which all lanes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import optree
+
+from genmlx.choicemap import ChoiceMap
+from genmlx.edit import Edited, Request
+from genmlx.errors import GenError, ParameterError, UsageError
+from genmlx.gfi import (
+    Call,
+    Generated,
+    Regenerated,
+    Updated,
+    as_weight,
+    checked_choices,
+    gen_errors,
+    require_selectable,
+)
+from genmlx.gradients import host_value_errors
+from genmlx.pytree import NAMESPACE, map_arrays, split_arrays
+from genmlx.random import as_key, lane_key
+from genmlx.selection import as_selection
+from genmlx.trace import Trace
+from genmlx.versions import pinned
+
+
+class VectorizedTrace:
+    """``n`` traces of one generative function: every leaf, the score and the return value have ``[n]`` first.
+
+    ``tr["slope"]`` is ``[n, ...]``, ``tr[i]`` one trace, ``tr.take(indices)`` and ``tr[a:b]`` some of them.
+    """
+
+    __slots__ = ("lanes", "args", "n")
+
+    def __init__(self, lanes: Any, args: tuple, n: int):
+        self.lanes, self.args, self.n = lanes, args, n
+
+    @property
+    def gen_fn(self) -> Any:
+        return self.lanes.gen_fn
+
+    @property
+    def score(self) -> mx.array:
+        return self.lanes.score
+
+    @property
+    def retval(self) -> Any:
+        return self.lanes.retval
+
+    @property
+    def pins(self) -> dict:
+        return self.lanes.pins
+
+    @property
+    def version(self) -> Any:
+        return self.lanes.version
+
+    @property
+    def stale(self) -> bool:
+        return self.lanes.stale
+
+    @property
+    def choices(self) -> ChoiceMap:
+        return ChoiceMap(self.lanes.choices._root, self.n)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Trace]:
+        return (self[i] for i in range(self.n))
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, int) and not isinstance(which, bool):
+            if not -self.n <= which < self.n:
+                raise UsageError(f"no trace {which} in a batch of {self.n}")
+            return self._rebuilt(lambda array: array[which])
+        if isinstance(which, slice):
+            return self.take(range(*which.indices(self.n)))
+        found = self.lanes[which]
+        return ChoiceMap(found._root, self.n) if isinstance(found, ChoiceMap) else found
+
+    def take(self, indices: Any) -> VectorizedTrace:
+        """The traces at some indices, with repeats if the indices repeat: what resampling does."""
+        index = indices if isinstance(indices, mx.array) else mx.array(list(indices), dtype=mx.int32)
+        if index.size == 0:
+            raise ParameterError("a batch of no traces", expected="at least one index")
+        return VectorizedTrace(self._rebuilt(lambda array: array[index]), self.args, index.size)
+
+    def _rebuilt(self, f: Callable) -> Any:
+        lanes = map_arrays(f, _without_args(self.lanes))
+        return _with_args(lanes, self.args)
+
+    def update(
+        self, constraints: Any = None, args: Any = None, argdiffs: Any = None, key: Any = None, strict: bool = True
+    ) -> Updated:
+        """Update every trace; weights ``[n]``.
+
+        Constraints are shared by all lanes, unless they are a choice map that came out of a batch of ``n`` (or is
+        made one by ``.batched(n)``), which gives each lane its own.
+        """
+        with pinned(self.pins), gen_errors(self.gen_fn):
+            constraints = checked_choices(constraints)
+            args, diffs = self.gen_fn.changed(self, args, argdiffs)
+
+            def lane(key: Any, trace: Any, constraints: ChoiceMap) -> Any:
+                trace = _with_args(trace, self.args)
+                new, *rest = trace.gen_fn._update(trace, args, diffs, constraints, key)
+                return _without_args(new), *rest
+
+            new, weight, retdiff, discard = run(lane, self.n, as_key(key), self, constraints)
+            new = _with_args(new, args)
+            if strict:
+                self.gen_fn.require_visited(new, constraints)
+            return Updated(_batch(new, args, self.n), _weights(weight, self.n), retdiff, discard)
+
+    def regenerate(
+        self, selection: Any, args: Any = None, argdiffs: Any = None, key: Any = None, strict: bool = True
+    ) -> Regenerated:
+        """Regenerate every trace; weights ``[n]``."""
+        with pinned(self.pins), gen_errors(self.gen_fn):
+            selection = as_selection(selection)
+            args, diffs = self.gen_fn.changed(self, args, argdiffs)
+
+            def lane(key: Any, trace: Any) -> Any:
+                trace = _with_args(trace, self.args)
+                new, *rest = trace.gen_fn._regenerate(trace, args, diffs, selection, key)
+                return _without_args(new), *rest
+
+            new, weight, retdiff = run(lane, self.n, as_key(key), self)
+            if strict:
+                require_selectable(self.gen_fn, selection, self.lanes, new)
+            return Regenerated(_batch(new, args, self.n), _weights(weight, self.n), retdiff)
+
+    def project(self, selection: Any, strict: bool = True) -> mx.array:
+        """The summed log density of the selected choices of every trace, ``[n]``."""
+        with gen_errors(self.gen_fn):
+            selection = as_selection(selection)
+            if strict:
+                require_selectable(self.gen_fn, selection, self.lanes)
+            lane = run(lambda key, trace: trace.gen_fn._project(trace, selection), self.n, None, self)
+            return _weights(lane, self.n)
+
+    def edit(self, request: Request, key: Any = None) -> Edited:
+        """Carry out a request on every trace; weights ``[n]``, and one request that undoes all."""
+        args = []
+
+        def lane(key: Any, trace: Any, request: Request) -> Any:
+            new, weight, retdiff, backward = request.apply(_with_args(trace, self.args), key)
+            args.append(new.args)
+            return _without_args(new), weight, retdiff, backward
+
+        with pinned(self.pins), gen_errors(self.gen_fn):
+            new, weight, retdiff, backward = run(lane, self.n, as_key(key), self, request)
+            shared = getattr(request, "args", None)
+            args = self.args if shared is None else self.gen_fn.bind(shared)
+            return Edited(_batch(new, args, self.n), _weights(weight, self.n), retdiff, backward)
+
+    def choice_gradients(self, selection: Any = None, retval_grad: Any = None) -> tuple:
+        """The gradients of every trace, each leaf ``[n, ...]``."""
+        with pinned(self.pins), gen_errors(self.gen_fn):
+
+            def lane(key: Any, trace: Any) -> Any:
+                return _with_args(trace, self.args).choice_gradients(selection, retval_grad)
+
+            return run(lane, self.n, None, self)
+
+    def __repr__(self) -> str:
+        name = getattr(self.gen_fn, "__name__", self.gen_fn)
+        return f"<VectorizedTrace of {self.n} {name}: {self.lanes.choices!r}{', stale' if self.stale else ''}>"
+
+
+def vsimulate(call: Call, n: int, key: Any = None) -> VectorizedTrace:
+    gen_fn = call.gen_fn
+    with pinned(), gen_errors(gen_fn):
+        args = gen_fn.bind(call)
+        trace = run(lambda key: _without_args(gen_fn._simulate(args, key)), _count(n), as_key(key))
+        return _batch(trace, args, n)
+
+
+def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: bool = True) -> Generated:
+    gen_fn = call.gen_fn
+    with pinned(), gen_errors(gen_fn):
+        args, constraints = gen_fn.bind(call), checked_choices(constraints)
+
+        def lane(key: Any, constraints: ChoiceMap) -> Any:
+            trace, weight = gen_fn._generate(args, constraints, key)
+            return _without_args(trace), weight
+
+        trace, weight = run(lane, _count(n), as_key(key), constraints)
+        trace = _with_args(trace, args)
+        if strict:
+            gen_fn.require_visited(trace, constraints)
+        return Generated(_batch(trace, args, n), _weights(weight, n))
+
+
+def where(condition: mx.array, new: VectorizedTrace, old: VectorizedTrace) -> VectorizedTrace:
+    """Lane by lane: ``new`` where the condition ``[n]`` holds, else ``old``."""
+    arrays, skeleton = split_arrays(_without_args(new.lanes))
+    others, _ = split_arrays(_without_args(old.lanes))
+    if len(arrays) != len(others):
+        raise GenError("the two batches do not have the same choices", gen_fn=new.gen_fn)
+    picked = [
+        mx.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(arrays, others, strict=True)
+    ]
+    return VectorizedTrace(_with_args(skeleton.fill(picked), new.args), new.args, new.n)
+
+
+def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
+    """``f(lane's key, *lane's inputs)`` for ``n`` lanes at once.
+
+    A ``VectorizedTrace`` gives each lane its trace, a choice map of ``n`` lanes its choices; other inputs are
+    shared. In the result every array has the lanes first, and every choice map says so.
+    """
+    batched, fills = [], []
+    for value in inputs:
+        arrays, fill = _lanes_of(value, n)
+        batched.append(arrays)
+        fills.append(fill)
+    flat = [array for arrays in batched for array in arrays]
+    skeletons = []
+
+    def lane(index: mx.array, *arrays: mx.array) -> list:
+        rest, given = list(arrays), []
+        for own, fill in zip(batched, fills, strict=True):
+            given.append(fill(rest[: len(own)]))
+            rest = rest[len(own) :]
+        out, skeleton = split_arrays(f(lane_key(key, index, n), *given))
+        skeletons.append(skeleton)
+        return out or [index]
+
+    with host_value_errors("batched"):
+        out = mx.vmap(lane)(mx.arange(n), *flat)
+    skeleton = skeletons[-1]
+    return _marked(skeleton.fill(out if skeleton.places else []), n)
+
+
+def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
+    """The batched arrays of one input, and how a lane gets it back from its share of them."""
+    if isinstance(value, VectorizedTrace):
+        arrays, skeleton = split_arrays(_without_args(value.lanes))
+        return arrays, lambda own: _with_args(skeleton.fill(own), value.args)
+    nodes, spec = optree.tree_flatten(value, is_leaf=_is_batched, namespace=NAMESPACE)
+    own = [split_arrays(ChoiceMap(node._root)) if _is_batched(node) else None for node in nodes]
+    for node in nodes:
+        if _is_batched(node) and node.n != n:
+            raise UsageError(f"choices of {node.n} lanes for a batch of {n}")
+
+    def fill(arrays: Any) -> Any:
+        rest, filled = list(arrays), []
+        for node, parts in zip(nodes, own, strict=True):
+            if parts is None:
+                filled.append(node)
+            else:
+                filled.append(parts[1].fill(rest[: len(parts[0])]))
+                rest = rest[len(parts[0]) :]
+        return optree.tree_unflatten(spec, filled)
+
+    return [array for parts in own if parts is not None for array in parts[0]], fill
+
+
+def _is_batched(node: Any) -> bool:
+    return isinstance(node, ChoiceMap) and node.n is not None
+
+
+def _marked(tree: Any, n: int) -> Any:
+    return optree.tree_map(
+        lambda node: ChoiceMap(node._root, n) if isinstance(node, ChoiceMap) and not node.is_empty else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, (ChoiceMap, Trace)),
+        namespace=NAMESPACE,
+    )
+
+
+def _batch(trace: Any, args: tuple, n: int) -> VectorizedTrace:
+    return VectorizedTrace(_with_args(trace, args), args, n)
+
+
+def _without_args(trace: Trace) -> Any:
+    """The trace with its arguments, which are shared, taken out, and numbers it returns made arrays."""
+    return _replaced(trace, args=(), retval=_arrays(trace.retval))
+
+
+def _with_args(trace: Trace, args: tuple) -> Any:
+    return _replaced(trace, args=args)
+
+
+def _replaced(trace: Trace, **slots: Any) -> Any:
+    new = object.__new__(type(trace))
+    put = object.__setattr__
+    for cls in type(trace).__mro__:
+        for slot in cls.__dict__.get("__slots__", ()):
+            put(new, slot, slots.get(slot, getattr(trace, slot)))
+    if hasattr(new, "_choices"):
+        put(new, "_choices", None)
+    return new
+
+
+def _arrays(retval: Any) -> Any:
+    return optree.tree_map(
+        lambda leaf: mx.array(leaf) if isinstance(leaf, (bool, int, float)) else leaf, retval, namespace=NAMESPACE
+    )
+
+
+def _weights(weight: Any, n: int) -> mx.array:
+    weight = as_weight(weight)
+    return weight if weight.ndim else mx.broadcast_to(weight, (n,))
+
+
+def _count(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ParameterError(f"a batch of {n!r} traces", expected="a whole number, at least 1")
+    return n
+
+
