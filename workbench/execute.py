@@ -64,16 +64,11 @@ def remember_source(filename: str, text: str) -> None:
 
 
 def error_line(cell: Cell, error: BaseException) -> int:
-    """The line of the cell at which the error arose: the innermost frame inside the cell."""
+    """The line of the cell at which the error arose."""
     if isinstance(error, SyntaxError) and error.filename == cell.filename and error.lineno:
         return error.lineno
-    last = cell.line + cell.source.count("\n")
-    inside = [
-        line
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename == cell.filename and cell.line <= line <= last
-    ]
-    return inside[-1] if inside else cell.line
+    frame, *_ = _frames(cell, error) or [None]
+    return (frame and frame.lineno) or cell.line
 
 
 def describe_cell(path: str, cell: Cell, line: int) -> str:
@@ -98,7 +93,15 @@ def excerpt(cell: Cell, line: int) -> str:
 
 def deeper_frames(cell: Cell, error: BaseException) -> str:
     """One line for each call below the cell, down to where the error arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [n for n, frame in enumerate(frames) if frame.filename == cell.filename]
-    below = frames[inside[-1] + 1 :] if inside else []
+    below = _frames(cell, error)[1:]
     return "".join(f"\n       in {frame.filename}:{frame.lineno} {frame.name}" for frame in below)
+
+
+def _frames(cell: Cell, error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of the error from the innermost one inside the cell on."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = cell.line + cell.source.count("\n")
+    for n in reversed(range(len(frames))):
+        if frames[n].filename == cell.filename and cell.line <= (frames[n].lineno or 0) <= last:
+            return frames[n:]
+    return []

@@ -138,7 +138,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def run_notebook(path: str, timeout: float, report: Path, out: Path | None) -> None:
-    """Run the notebook; `report` says `{"running": cell}` on the way and `{"error": text or None}` at the end."""
+    """Run the notebook; `report` says `{"running": cell}`, and at the end `{"error": text or None}`."""
 
     def tell(**what: str | None) -> None:
         report.write_text(json.dumps(what))
