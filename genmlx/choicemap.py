@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
-import optree
 
 from genmlx.address import normalise
 from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, show_address, show_addresses
-from genmlx.pytree import NAMESPACE
+from genmlx.pytree import register
 from genmlx.selection import ALL, NONE, Selection, as_selection, select
 
 _MISSING = object()
@@ -181,11 +180,10 @@ class ChoiceMap:
 
 EMPTY = ChoiceMap({})
 
-optree.register_pytree_node(
+register(
     ChoiceMap,
-    lambda cm: (list(cm.to_dict().values()), (cm.addresses(), cm.n), cm.addresses()),
-    lambda aux, leaves: from_items(zip(aux[0], leaves, strict=True), aux[1]),
-    namespace=NAMESPACE,
+    lambda cm: (list(cm.to_dict().values()), (tuple(cm), cm.n)),
+    lambda fixed, leaves: from_items(zip(fixed[0], leaves, strict=True), fixed[1]),
 )
 
 

@@ -32,7 +32,8 @@ def _code(code: CodeType) -> tuple:
 
 
 def _operand(instruction: dis.Instruction) -> Any:
-    return repr(instruction.argval) if instruction.opcode not in dis.hasjrel else instruction.argval - instruction.offset
+    relative = instruction.opcode in dis.hasjrel
+    return instruction.argval - instruction.offset if relative else repr(instruction.argval)
 
 
 def _value(value: Any) -> Any:

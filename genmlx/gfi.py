@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import optree
 
 from genmlx import gradients
 from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap, covering
@@ -22,10 +21,11 @@ from genmlx.errors import (
     GenError,
     UnknownAddress,
     UsageError,
+    name_of,
     nearest,
     show_addresses,
 )
-from genmlx.pytree import NAMESPACE
+from genmlx.pytree import register_slots
 from genmlx.random import as_key
 from genmlx.selection import Selection, as_selection
 from genmlx.trace import Trace
@@ -332,27 +332,11 @@ class Call:
         return vgenerate(self, constraints, n, key, strict)
 
     def __repr__(self) -> str:
-        name = getattr(self.gen_fn, "__name__", None) or repr(self.gen_fn)
         shown = [_brief(a) for a in self.raw_args] + [f"{k}={_brief(v)}" for k, v in self.raw_kwargs.items()]
-        return f"{name}({', '.join(shown)})"
+        return f"{name_of(self.gen_fn)}({', '.join(shown)})"
 
 
-def _flatten_call(call: Call) -> tuple:
-    return (call.raw_args, call.raw_kwargs), (type(call), call.gen_fn)
-
-
-def _unflatten_call(aux: tuple, children: Any) -> Call:
-    kind, gen_fn = aux
-    call = object.__new__(kind)
-    Call.__init__(call, gen_fn, *children)
-    return call
-
-
-def register_call(kind: type) -> None:
-    optree.register_pytree_node(kind, _flatten_call, _unflatten_call, namespace=NAMESPACE)
-
-
-register_call(Call)
+register_slots(Call, ("raw_args", "raw_kwargs"))
 
 
 def _brief(value: Any) -> str:

@@ -51,6 +51,11 @@ def split_arrays(tree: Any) -> tuple[list[mx.array], Skeleton]:
     return arrays, Skeleton(spec, leaves, places)
 
 
+def register(cls: type, flatten: Any, unflatten: Any) -> None:
+    """Make a class a tree: ``flatten(node) -> (children, fixed)``, ``unflatten(fixed, children) -> node``."""
+    optree.register_pytree_node(cls, flatten, unflatten, namespace=NAMESPACE)
+
+
 def register_slots(cls: type, data: tuple[str, ...]) -> None:
     """Make a class with ``__slots__`` a tree: the slots in ``data`` are children, the other ones are fixed."""
     slots = [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
@@ -68,4 +73,4 @@ def register_slots(cls: type, data: tuple[str, ...]) -> None:
             put(node, slot, value)
         return node
 
-    optree.register_pytree_node(cls, flatten, unflatten, namespace=NAMESPACE)
+    register(cls, flatten, unflatten)

@@ -8,6 +8,7 @@ for uniforms.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from functools import cache
@@ -156,23 +157,30 @@ def _draw(kind: str, key: Any, shape: tuple) -> mx.array:
 _DRAW = {
     "normal": lambda key, shape: mx.random.normal(shape, key=key),
     "uniform": lambda key, shape: mx.random.uniform(shape=shape, key=key),
-    "bits": lambda key, shape: mx.random.bits(shape, key=key),
+    "bits": lambda key, shape: _bits(key, shape),
 }
 
 
+def _bits(key: mx.array, shape: tuple) -> mx.array:
+    # MLX does not expose its raw bits, but the keys of a split are just that: two words each.
+    size = math.prod(shape)
+    return mx.random.split(key, max(1, (size + 1) // 2)).reshape(-1)[:size].reshape(shape)
+
+
 @cache
-def _noise(kind: str, shape: tuple):
+def _noise(kind: str, shape: tuple) -> Any:
     """The noise primitive: ``(key, lanes[...]) -> [*lanes.shape, *shape]``, one block of independent draws.
 
     Its vmap rule only widens the block when the lanes are batched, so that it costs one draw however deep the
     nesting; when the key itself is batched, each key draws its own block.
     """
 
-    @mx.custom_function
-    def draw(key, lanes):
+    def block(key: Any, lanes: Any) -> Any:
         if lanes.ndim == 0:
             key = mx.random.split(key + mx.stack([mx.zeros_like(lanes), lanes]).astype(mx.uint32))[0]
         return _DRAW[kind](key, (*lanes.shape, *shape))
+
+    draw: Any = mx.custom_function(block)
 
     @draw.vmap
     def rule(inputs, axes):

@@ -27,7 +27,7 @@ class Selection:
     @property
     def here(self) -> bool:
         """Whether the address reached is itself in the set."""
-        raise NotImplementedError
+        return False
 
     def named(self) -> Iterator[tuple]:
         """Every address that the expression names."""
@@ -61,7 +61,10 @@ class Selection:
 
 class Everything(Selection):
     __slots__ = ()
-    here = True
+
+    @property
+    def here(self) -> bool:
+        return True
 
     def below(self, part: Any) -> Selection:
         return self
@@ -72,7 +75,6 @@ class Everything(Selection):
 
 class Nothing(Selection):
     __slots__ = ()
-    here = False
 
     def below(self, part: Any) -> Selection:
         return self
@@ -88,7 +90,6 @@ class Names(Selection):
     """The addresses under a few names: ``{part: selection below it}``."""
 
     __slots__ = ("parts",)
-    here = False
 
     def __init__(self, parts: dict[Any, Selection]):
         self.parts = parts

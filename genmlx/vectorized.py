@@ -151,11 +151,9 @@ class VectorizedTrace:
 
     def edit(self, request: Request, key: Any = None) -> Edited:
         """Carry out a request on every trace; weights ``[n]``, and one request that undoes all."""
-        args = []
 
         def lane(key: Any, trace: Any, request: Request) -> Any:
             new, weight, retdiff, backward = request.apply(_with_args(trace, self.args), key)
-            args.append(new.args)
             return _without_args(new), weight, retdiff, backward
 
         with pinned(self.pins), gen_errors(self.gen_fn):
@@ -163,6 +161,16 @@ class VectorizedTrace:
             shared = getattr(request, "args", None)
             args = self.args if shared is None else self.gen_fn.bind(shared)
             return Edited(_batch(new, args, self.n), _weights(weight, self.n), retdiff, backward)
+
+    def step(self, f: Callable, key: Any) -> tuple[VectorizedTrace, Any]:
+        """``f(trace, key) -> (trace, info)`` of every lane, where ``f`` leaves the arguments as they are."""
+
+        def lane(key: Any, trace: Any) -> Any:
+            new, info = f(trace, key)
+            return _without_args(new), info
+
+        new, info = run(lane, self.n, key, self)
+        return _batch(new, self.args, self.n), info
 
     def choice_gradients(self, selection: Any = None, retval_grad: Any = None) -> tuple:
         """The gradients of every trace, each leaf ``[n, ...]``."""
@@ -202,16 +210,26 @@ def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: boo
         return Generated(_batch(trace, args, n), _weights(weight, n))
 
 
-def where(condition: mx.array, new: VectorizedTrace, old: VectorizedTrace) -> VectorizedTrace:
-    """Lane by lane: ``new`` where the condition ``[n]`` holds, else ``old``."""
-    arrays, skeleton = split_arrays(_without_args(new.lanes))
-    others, _ = split_arrays(_without_args(old.lanes))
+def same_structure(new: Trace, old: Trace) -> bool:
+    """Whether two traces have the same choices, of the same shapes."""
+    shapes = [{a: mx.array(value).shape for a, value in t.choices.items()} for t in (new, old)]
+    return shapes[0] == shapes[1]
+
+
+def where(condition: mx.array, new: Any, old: Any) -> Any:
+    """``new`` where the condition holds, else ``old``: for two traces, or lane by lane for two batches."""
+    if isinstance(new, VectorizedTrace):
+        return _batch(where(condition, new.lanes, old.lanes), new.args, new.n)
+    arrays, skeleton = split_arrays(_without_args(new))
+    others, _ = split_arrays(_without_args(old))
     if len(arrays) != len(others):
-        raise GenError("the two batches do not have the same choices", gen_fn=new.gen_fn)
+        raise GenError("the two traces do not have the same choices", gen_fn=new.gen_fn)
+    lead = condition.ndim
     picked = [
-        mx.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(arrays, others, strict=True)
+        mx.where(condition.reshape((*condition.shape, *[1] * (a.ndim - lead))), a, b)
+        for a, b in zip(arrays, others, strict=True)
     ]
-    return VectorizedTrace(_with_args(skeleton.fill(picked), new.args), new.args, new.n)
+    return _with_args(skeleton.fill(picked), new.args)
 
 
 def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
@@ -321,3 +339,13 @@ def _count(n: int) -> int:
     return n
 
 
+
+
+def concatenate(batches: list[VectorizedTrace]) -> VectorizedTrace:
+    """One batch of the lanes of several."""
+    if len(batches) == 1:
+        return batches[0]
+    split = [split_arrays(_without_args(batch.lanes)) for batch in batches]
+    joined = [mx.concatenate(arrays) for arrays in zip(*[arrays for arrays, _ in split], strict=True)]
+    args = batches[0].args
+    return _batch(split[0][1].fill(joined), args, sum(batch.n for batch in batches))

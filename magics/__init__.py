@@ -9,16 +9,13 @@ if TYPE_CHECKING:
 
 
 def _names() -> dict[str, Any]:
-    import mlx.core as mx
-
-    import genmlx
-
-    names = {name: getattr(genmlx, name) for name in genmlx.__all__}
-    return {"mx": mx, "genmlx": genmlx, **names}
+    names: dict[str, Any] = {}
+    exec("import mlx.core as mx\nimport genmlx\nfrom genmlx import *", names)
+    del names["__builtins__"]
+    return names
 
 
 def load_ipython_extension(ip: InteractiveShell) -> None:
-    """`import mlx.core as mx`, `import genmlx`, `from genmlx import *`."""
     ip.push(_names(), interactive=False)
 
 

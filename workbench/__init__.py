@@ -1,1 +1,3 @@
 """The workbench: displays, live runs, the shell and the notebook runner."""
+
+__version__ = "0.1.0"

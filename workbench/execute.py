@@ -67,8 +67,8 @@ def error_line(cell: Cell, error: BaseException) -> int:
     """The line of the cell at which the error arose."""
     if isinstance(error, SyntaxError) and error.filename == cell.filename and error.lineno:
         return error.lineno
-    frame, *_ = _frames(cell, error) or [None]
-    return (frame and frame.lineno) or cell.line
+    frames = _frames(cell, error)
+    return (frames[0].lineno if frames else None) or cell.line
 
 
 def describe_cell(path: str, cell: Cell, line: int) -> str:

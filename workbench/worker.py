@@ -99,9 +99,7 @@ class NotebookShell(InteractiveShell):
             self.outputs.append({"output_type": "stream", "name": name, "text": text})
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
-        self.outputs.append(
-            {"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": stb}
-        )
+        self.outputs.append({"output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": stb})
 
 
 class Stream(io.TextIOBase):

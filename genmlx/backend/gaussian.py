@@ -1,6 +1,6 @@
 """Error functions and the normal distribution's tails, in float32, as plain compositions (see `special`).
 
-All of them rest on one polynomial, the scaled upper tail `_scaled_tail`, and on e^(-y^2 / 2) with an exact square.
+All of them rest on one polynomial, the upper tail over the density, and on e^(-y^2 / 2) with an exact square.
 """
 
 import math
@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from genmlx.backend.special import HALF_LOG_2PI, Real, exp, log1mexp, magnitude, polynomial, real
 
-_SCALED_TAIL = (  # (1 + y) e^(y^2 / 2) Phi(-y) in (y - 4) / (y + 4): Shepherd and Laframboise's (1981) variable
+_SCALED_TAIL = (  # (1 + y) e^(y^2 / 2) Phi(-y) in (y - 4) / (y + 4), as in Shepherd and Laframboise (1981)
     -1.252405777e-6, -2.082353658e-6, 1.188480801e-5, 1.933619563e-5, -8.662261018e-5, -9.301357875e-5,
     6.944153542e-4, -2.861917586e-4, -5.002280008e-3, 1.793621552e-2, -3.219784642e-2, 2.86003532e-2,
     1.399963496e-2, -9.670347704e-2, 0.4720532065,
@@ -18,8 +18,8 @@ _ERF = (  # erf(x) / x in x^2, |x| <= 1
     -9.6670445715e-6, 1.1265959026e-4, -8.4840804055e-4, 5.2210318079e-3, -2.6865430728e-2, 0.11283782495,
     -0.37612638468, 1.1283791671,
 )  # fmt: skip
-_CENTRAL_P = (11.08063902, -58.93750426, 60.68434762, -21.61193951, 2.506628275)
-_CENTRAL_Q = (15.29469842, -41.03954596, 32.03210339, -9.669113832, 1.0)
+_CENTRAL_P = (151.7480391, 697.5316973, 423.4301822, 71.18057233, 3.387132872)  # in 0.180625 - (p - 1/2)^2
+_CENTRAL_Q = (209.4624294, 410.7179893, 175.1405682, 24.02024932, 1.0)
 _QUANTILE_P = (5.8732606858e-7, 2.6480990252e-3, 0.24427588117, 2.5227062948, 2.7502306607)
 _QUANTILE_Q = (3.7098366686e-4, 5.1575152879e-2, 0.88994190098, 2.4047497427, 1.0)
 _LEGENDRE = (  # Gauss-Legendre with six nodes on [-1, 1]: positive node, weight of the pair
@@ -54,7 +54,7 @@ def erf(x: Real) -> mx.array:
 
 def erfc_positive(y: mx.array) -> mx.array:
     """erfc(y) for y >= 0."""
-    y = mx.minimum(y, 10.0)
+    y = mx.minimum(y, 12.0)
     head = mx.stop_gradient(mx.round(y * 16) / 16)
     return 2 * _scaled_tail(math.sqrt(2) * y) * (exp(-head * head) * exp(-(y - head) * (y + head)))
 
@@ -87,10 +87,12 @@ def ndtr(x: Real) -> mx.array:
 def log_ndtr(x: Real) -> mx.array:
     """log of `ndtr`, relative 6e-7 from -1e18 to 10 and more: the tails are never exponentiated."""
     x = real(x)
-    y = magnitude(x)
+    infinite = mx.isinf(x)
+    y = magnitude(mx.where(infinite, 0.0, x))
     scaled = _scaled_tail(y)
     lower = mx.log(scaled) - 0.5 * y * y
-    return mx.where(x < 0, lower, mx.log1p(-_half_square_exp(y) * scaled))
+    value = mx.where(x < 0, lower, mx.log1p(-_half_square_exp(y) * scaled))
+    return mx.where(infinite, mx.where(x < 0, -math.inf, 0.0), value)
 
 
 def _upper_quantile(log_tail: mx.array) -> mx.array:
@@ -114,7 +116,7 @@ def ndtri(p: Real) -> mx.array:
     q = p - 0.5
     central = mx.logical_and(q > -0.425, q < 0.425)
     c = mx.where(central, q, 0.0)
-    w = c * c
+    w = 0.180625 - c * c
     middle = c * polynomial(w, _CENTRAL_P) / polynomial(w, _CENTRAL_Q)
     outer = mx.logical_and(mx.logical_not(central), mx.logical_and(p > 0, p < 1))
     tail = _upper_quantile(mx.log(mx.where(outer, mx.where(q < 0, p, 1 - p), 0.01)))
@@ -124,7 +126,7 @@ def ndtri(p: Real) -> mx.array:
 
 
 def ndtri_exp(log_p: Real) -> mx.array:
-    """Inverse of `log_ndtr` for log_p <= 0, relative 5e-7 (absolute 3e-7 around 0) to -1e17; -inf at -inf, inf at 0."""
+    """Inverse of `log_ndtr` for log_p <= 0, relative 5e-7, absolute 3e-7 around 0; inf at 0, -inf at -inf."""
     log_p = real(log_p)
     inside = mx.logical_and(log_p < 0, log_p > -math.inf)
     safe = mx.where(inside, log_p, -1.0)
@@ -145,7 +147,9 @@ def log_ndtr_difference(a: Real, b: Real) -> mx.array:
     flip = a + b > 0
     low, high = mx.where(flip, -b, a), mx.where(flip, -a, b)
     low, high = mx.where(ordered, low, -2.0), mx.where(ordered, high, 0.0)
-    narrow = mx.logical_and(high - low <= 1, magnitude(low + high) * (high - low) <= 4)
+    # MLX sends zeros back through a comparison, and 0 times an infinite end is nan
+    gap, offset = mx.stop_gradient(high - low), mx.stop_gradient(magnitude(low + high))
+    narrow = mx.logical_and(gap <= 1, offset * gap <= 4)
 
     l1, h1 = mx.where(narrow, low, -1.0), mx.where(narrow, high, 0.0)
     width, middle = h1 - l1, 0.5 * (l1 + h1)
@@ -162,8 +166,8 @@ def log_ndtr_difference(a: Real, b: Real) -> mx.array:
     l2 = mx.where(unbounded, -1e9, l2)
     h3 = mx.where(same_side, h2, 0.0)
     log_high, log_low = log_ndtr(h3), log_ndtr(l2)
-    gap = mx.where(log_low < log_high, log_low - log_high, -1.0)
-    one_side = log_high + log1mexp(mx.where(same_side, gap, -1.0))
+    drop = mx.where(mx.logical_and(same_side, log_low < log_high), log_low - log_high, -1.0)
+    one_side = log_high + log1mexp(drop)
     y = mx.where(same_side, 1.0, h2)
     two_sided = mx.log1p(-(mx.exp(log_low) + _half_square_exp(y) * _scaled_tail(y)))
     outer = mx.where(same_side, one_side, two_sided)

@@ -59,9 +59,7 @@ def bfmi(energy: ArrayLike) -> np.ndarray:
     chains = to_draws(energy)
     if chains.ndim != 2:
         raise ValueError(
-            f"energy has shape {chains.shape}\n"
-            "expected: [chains, draws]\n"
-            "try: the `energy` of a posterior's stats"
+            f"energy has shape {chains.shape}\nexpected: [chains, draws]\ntry: the `energy` of a posterior's stats"
         )
 
     def of(element: np.ndarray) -> np.ndarray:

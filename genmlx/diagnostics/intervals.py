@@ -19,9 +19,7 @@ def sample_quantiles(x: ArrayLike, qs: float | Sequence[float]) -> np.ndarray:
     """
     probs = np.asarray(qs, dtype=np.float64)
     if not np.all((probs >= 0) & (probs <= 1)):
-        raise ValueError(
-            f"no quantiles at {qs!r}\nexpected: probabilities from 0 to 1\ntry: 0.05 for the 5% quantile"
-        )
+        raise ValueError(f"no quantiles at {qs!r}\nexpected: probabilities from 0 to 1\ntry: 0.05 for the 5% quantile")
     draws, finite = pooled(x)
     return np.where(finite, np.quantile(draws, probs, axis=0), np.nan)
 

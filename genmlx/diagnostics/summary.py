@@ -240,26 +240,28 @@ def _listed(names: list[str]) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     """A row as text: decimals such that mcse_mean has two significant figures."""
     if row.constant:
-        value = _number(row.mean, None)
+        value = f"{row.mean:.6g}"
         return (row.name, value, "0", value, value, "-", "-", "-", "-")
-    decimals = 1 - _exponent(row.mcse_mean) if row.mcse_mean > 0 else None
-    numbers = [_number(v, decimals) for v in (row.mean, row.sd, row.q5, row.q95, row.mcse_mean)]
+    values = (row.mean, row.sd, row.q5, row.q95, row.mcse_mean)
+    if row.mcse_mean > 0:
+        # 0.0996 has the two figures 1.0e-1, hence two decimals, not three.
+        decimals = 1 - int(f"{row.mcse_mean:.1e}".partition("e")[2])
+        write = _number if decimals <= 8 and max(map(abs, values)) < 1e10 else _scientific
+        numbers = [write(value, decimals) for value in values]
+    else:
+        numbers = [f"{value:.6g}" for value in values]
     return (row.name, *numbers, _ess(row.ess_bulk), _ess(row.ess_tail), _rhat(row.rhat))
 
 
-def _exponent(value: float) -> int:
-    """Power of ten of the leading one of two significant figures: 0.0996 is 1.0e-1."""
-    return int(f"{value:.1e}".partition("e")[2])
-
-
-def _number(value: float, decimals: int | None) -> str:
-    if decimals is None or not math.isfinite(value):
-        return f"{value:.6g}"
-    if decimals > 8 or abs(value) >= 1e10:
-        digits = _exponent(abs(value)) + decimals if value else 0
-        return f"{value:.{min(max(digits, 1), 15)}e}"
+def _number(value: float, decimals: int) -> str:
     text = f"{value:.{max(decimals, 0)}f}"
     return text.lstrip("-") if float(text) == 0 else text
+
+
+def _scientific(value: float, decimals: int) -> str:
+    """With as many digits as end at the given decimal place, but two at least."""
+    digits = decimals + math.floor(math.log10(abs(value))) if value else 1
+    return f"{value:.{max(digits, 1)}e}"
 
 
 def _ess(value: float) -> str:

@@ -12,7 +12,8 @@ from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.dist.support import Support
 from genmlx.dist.values import as_parameter, as_site_value, shape_mismatch
 from genmlx.errors import AddressError, MissingChoice, ParameterError, UsageError, caller_line
-from genmlx.gfi import Call, GenerativeFunction, register_call, unchanged
+from genmlx.gfi import Call, GenerativeFunction, unchanged
+from genmlx.pytree import register_slots
 from genmlx.random import as_key
 from genmlx.selection import Selection
 from genmlx.trace import Trace
@@ -88,7 +89,7 @@ class DistCall(Call):
         return mx.broadcast_to(found, (*self.gen_fn.batch_shape(*params), *self.gen_fn.event_shape(*params)))
 
 
-register_call(DistCall)
+register_slots(DistCall, ("raw_args", "raw_kwargs"))
 
 
 class Distribution(GenerativeFunction):
@@ -186,8 +187,7 @@ class Distribution(GenerativeFunction):
 
     def check_parameter(self, name: str, value: Any, spec: Support) -> None:
         """Raise when a host number is not in the set of its parameter."""
-        inside = not math.isnan(value) and bool(spec.contains(mx.array(float(value))).item())
-        if not inside:
+        if not spec.admits(value):
             raise ParameterError(
                 f"{self.__name__}: {name} must be {spec.phrase}, got {value!r}", where=caller_line()
             )

@@ -25,6 +25,10 @@ class Support:
     def contains(self, x: mx.array) -> mx.array:
         raise NotImplementedError
 
+    def admits(self, number: float) -> bool:
+        """Whether a host number lies in the set, found on the host."""
+        return bool(self.contains(mx.array(float(number))).item())
+
     def interior(self, x: mx.array) -> mx.array:
         """A point inside the set, of the shape of ``x`` (or broadcasting to it)."""
         raise NotImplementedError
@@ -39,6 +43,9 @@ class Support:
 
 class Real(Support):
     __slots__ = ()
+
+    def admits(self, number: float) -> bool:
+        return math.isfinite(number)
 
     def contains(self, x: mx.array) -> mx.array:
         return mx.abs(x) < math.inf
@@ -55,6 +62,10 @@ class Interval(Support):
     def __init__(self, lo: Any, hi: Any, closed_lo: bool = True, closed_hi: bool = True, phrase: str = ""):
         super().__init__(phrase or f"{'[' if closed_lo else '('}{_show(lo)}, {_show(hi)}{']' if closed_hi else ')'}")
         self.lo, self.hi, self.closed_lo, self.closed_hi = lo, hi, closed_lo, closed_hi
+
+    def admits(self, number: float) -> bool:
+        above = number >= self.lo if self.closed_lo else number > self.lo
+        return bool(above and (number <= self.hi if self.closed_hi else number < self.hi) and number < math.inf)
 
     def contains(self, x: mx.array) -> mx.array:
         above = x >= self.lo if self.closed_lo else x > self.lo
@@ -75,6 +86,9 @@ class Integers(Support):
     def __init__(self, lo: Any, hi: Any, phrase: str = ""):
         super().__init__(phrase or f"whole numbers {_show(lo)}..{_show(hi)}")
         self.lo, self.hi = lo, hi
+
+    def admits(self, number: float) -> bool:
+        return bool(self.lo <= number <= self.hi) and math.isfinite(number) and number == math.floor(number)
 
     def contains(self, x: mx.array) -> mx.array:
         inside = x >= self.lo if not _is_inf(self.lo) else mx.abs(x) < math.inf

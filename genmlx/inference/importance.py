@@ -1,0 +1,111 @@
+"""Importance sampling: particles from the prior, or from a proposal, weighted by what they leave out.
+
+See Robert and Casella, Monte Carlo Statistical Methods (2004), chapter 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from genmlx import random
+from genmlx.choicemap import ChoiceMap
+from genmlx.errors import ParameterError, UsageError
+from genmlx.gfi import Call, gen_errors
+from genmlx.inference.loop import Loop
+from genmlx.inference.particles import Particles, log_mean_exp
+from genmlx.inference.problem import checked_problem, impossible, positive_count
+from genmlx.vectorized import VectorizedTrace, concatenate, run, vgenerate
+from genmlx.versions import pinned
+
+# Particles in one evaluation: enough to spend the time in arithmetic, few enough to bound memory and Ctrl-C.
+_BLOCK = 50_000
+
+
+def importance_sampling(
+    call: Call,
+    observations: Any = None,
+    particles: int = 1000,
+    proposal: Call | None = None,
+    key: Any = None,
+    progress: Callable | None = None,
+) -> Particles:
+    """``particles`` weighted traces that agree with the observations.
+
+    ``proposal`` is a call whose choices are the latents it names; the other latents come from the prior.
+    weight = log p(t; x) - log q(latents). Raises when every weight is zero, naming the observation at fault.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, trace, normal
+    >>> @gen
+    ... def model():
+    ...     trace("y", normal(trace("mu", normal(0, 1)), 0.5))
+    >>> result = importance_sampling(model(), {"y": 1.5}, particles=10_000, key=mx.random.key(0))
+    >>> abs(result.mean("mu").item() - 1.2) < 0.03, abs(result.log_ml.item() + 1.930510) < 0.03
+    (True, True)
+    """
+    observations = checked_problem(call, observations)
+    positive_count("particles", particles)
+    streams = random.streams(key)
+    n_blocks = math.ceil(particles / _BLOCK)
+    keys = random.split(streams.initialise, n_blocks)
+    parts: list[tuple[VectorizedTrace, mx.array]] = []
+
+    def block(start: int, stop: int) -> dict:
+        for i in range(start, stop):
+            n = min(_BLOCK, particles - i * _BLOCK)
+            trace, weight = _weighted(call, observations, proposal, n, keys[i])
+            mx.eval(weight, trace.score, [v for _, v in trace.choices.items()])
+            parts.append((trace, weight))
+        return {"log_ml": log_mean_exp(mx.concatenate([w for _, w in parts])).item()}
+
+    with pinned(), gen_errors(call.gen_fn), Loop("importance_sampling", progress) as loop:
+        loop.run("sampling", n_blocks, block)
+        traces = concatenate([trace for trace, _ in parts])
+        log_weights = mx.concatenate([weight for _, weight in parts])
+        log_ml = log_mean_exp(log_weights)
+        if math.isnan(log_ml.item()):
+            raise ParameterError("a particle's weight is NaN: a density of the model is NaN at a draw")
+        if log_ml.item() == -math.inf:
+            raise impossible(call, traces, observations)
+    result = Particles(traces, log_weights, log_ml, observations, loop.status, loop.timing)
+    return loop.deliver(result)
+
+
+def importance_resampling(
+    call: Call,
+    observations: Any = None,
+    samples: int = 100,
+    particles: int = 1000,
+    proposal: Call | None = None,
+    key: Any = None,
+    progress: Callable | None = None,
+) -> Particles:
+    """``samples`` equally weighted traces, resampled (systematically) from ``particles`` weighted ones."""
+    positive_count("samples", samples)
+    streams = random.streams(key)
+    weighted = importance_sampling(call, observations, particles, proposal, streams.initialise, progress)
+    return weighted.resample(samples, streams.resample)
+
+
+def _weighted(call: Call, observations: ChoiceMap, proposal: Call | None, n: int, key: Any) -> tuple:
+    if proposal is None:
+        return vgenerate(call, observations, n, key)
+    if not isinstance(proposal, Call):
+        raise UsageError("the proposal is not a call", expected="a generative function applied to its arguments")
+    args = proposal.gen_fn.bind(proposal)
+
+    def lane(key: Any) -> Any:
+        trace = proposal.gen_fn._simulate(args, key)
+        return trace.choices, trace.score
+
+    propose_key, generate_key = random.split(key)
+    choices, score = run(lane, n, propose_key)
+    for address in choices:
+        if address in observations:
+            raise UsageError("the proposal proposes an observed choice", address=address, gen_fn=proposal.gen_fn)
+    trace, weight = vgenerate(call, observations.merge(choices), n, generate_key)
+    return trace, weight - score

@@ -1,0 +1,102 @@
+"""Metropolis-Hastings, from the prior of selected choices or from a proposal.
+
+Metropolis et al. (1953), Hastings (1970); on traces, Wingate, Stuhlmueller and Goodman (2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from genmlx import random
+from genmlx.choicemap import ChoiceMap, covering
+from genmlx.edit import Propose
+from genmlx.errors import UsageError, show_address
+from genmlx.gfi import Call, require_selectable
+from genmlx.inference.chains import Step, accept, run_chains
+from genmlx.inference.posterior import Posterior
+from genmlx.inference.problem import latents
+from genmlx.selection import Selection, as_selection
+from genmlx.trace import Trace
+
+
+def mh(
+    call: Call,
+    observations: Any = None,
+    selection: Any = None,
+    proposal: Any = None,
+    draws: int = 1000,
+    warmup: int = 0,
+    thin: int = 1,
+    chains: int = 1,
+    key: Any = None,
+    progress: Callable | None = None,
+) -> Posterior:
+    """A posterior by Metropolis-Hastings; ``chains`` run as the lanes of one batch.
+
+    Each step draws the ``selection`` anew from the prior (by default every choice that is not observed), or makes
+    the choices of ``proposal``: a call, or a function from the current trace to one, such as a generative function
+    of one argument. ``proposal`` must propose the same addresses back.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, trace, normal
+    >>> @gen
+    ... def model():
+    ...     trace("y", normal(trace("mu", normal(0, 1)), 0.5))
+    >>> @gen
+    ... def walk(tr):
+    ...     trace("mu", normal(tr["mu"], 1.0))
+    >>> post = mh(model(), {"y": 1.5}, proposal=walk, draws=500, warmup=50, chains=8, key=mx.random.key(0))
+    >>> post["mu"].shape, abs(post.mean("mu").item() - 1.2) < 0.05
+    ((8, 500), True)
+    """
+    if selection is not None and proposal is not None:
+        raise UsageError("mh was given a selection and a proposal", expected="one of the two")
+
+    def make_step(start: Trace, observations: ChoiceMap) -> Step:
+        if proposal is not None:
+            return propose_step(proposal)
+        return regenerate_step(_movable(call, selection, start, observations))
+
+    return run_chains("mh", call, observations, make_step, draws, warmup, thin, chains, key, progress)
+
+
+def regenerate_step(selection: Selection) -> Step:
+    """Draw the selection from the prior; the log acceptance ratio is the weight of regenerate."""
+
+    def step(trace: Trace, key: Any) -> Any:
+        propose_key, accept_key = random.split(key)
+        new, weight, _ = trace.gen_fn.regenerate(trace, selection, key=propose_key, strict=False)
+        return accept(trace, new, weight, accept_key)
+
+    return step
+
+
+def propose_step(proposal: Any) -> Step:
+    """Make the proposal's choices; the log acceptance ratio is the weight of the ``Propose`` edit."""
+    request = Propose(proposal, proposal)
+
+    def step(trace: Trace, key: Any) -> Any:
+        propose_key, accept_key = random.split(key)
+        new, weight, _, _ = request.apply(trace, propose_key)
+        return accept(trace, new, weight, accept_key)
+
+    return step
+
+
+def _movable(call: Call, selection: Any, start: Trace, observations: ChoiceMap) -> Selection:
+    """The choices to move: never an observed one."""
+    if selection is None:
+        return latents(observations)
+    selection = as_selection(selection)
+    require_selectable(call.gen_fn, selection, start)
+    for address in observations.filter(selection):
+        raise UsageError(
+            f"the selection holds {show_address(address)}, which is observed",
+            gen_fn=call.gen_fn,
+            expected="choices that are not observed",
+            hint=f"selection & ~select(...), or {covering(observations)!r} left out",
+        )
+    if start.choices.filter(selection).is_empty:
+        raise UsageError("the selection is empty: nothing would move", gen_fn=call.gen_fn)
+    return selection

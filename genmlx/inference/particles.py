@@ -1,0 +1,112 @@
+"""Weighted particles: the result of importance sampling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mlx.core as mx
+
+from genmlx.choicemap import ChoiceMap, show_value
+from genmlx.inference.problem import positive_count
+from genmlx.inference.resampling import effective_size, normalised, resample
+from genmlx.random import as_key
+from genmlx.vectorized import VectorizedTrace
+
+
+class Particles:
+    """``n`` traces with log weights ``[n]``, and ``log_ml``, the log of the estimated marginal likelihood.
+
+    exp(log_ml) is an unbiased estimate: the mean of the weights.
+    """
+
+    def __init__(
+        self,
+        traces: VectorizedTrace,
+        log_weights: mx.array,
+        log_ml: mx.array,
+        observations: ChoiceMap,
+        status: str = "complete",
+        timing: dict | None = None,
+    ):
+        self.traces, self.log_weights, self.log_ml = traces, log_weights, log_ml
+        self.observations, self.status, self.timing = observations, status, timing or {}
+
+    @property
+    def n(self) -> int:
+        return self.traces.n
+
+    def __len__(self) -> int:
+        return self.traces.n
+
+    @property
+    def weights(self) -> mx.array:
+        """Normalised weights, ``[n]``."""
+        return normalised(self.log_weights)
+
+    @property
+    def ess(self) -> mx.array:
+        """Kish's effective sample size, between 1 and n."""
+        return effective_size(self.log_weights)
+
+    def __getitem__(self, address: Any) -> Any:
+        """The values at an address, ``[n, *event]``, unweighted."""
+        return self.traces.choices[address]
+
+    def addresses(self) -> list[tuple]:
+        """The latent addresses."""
+        return [a for a in self.traces.choices.addresses() if a not in self.observations]
+
+    def mean(self, address: Any) -> mx.array:
+        """The weighted mean at an address, ``[*event]``."""
+        return self._average(self[address].astype(mx.float32))
+
+    def variance(self, address: Any) -> mx.array:
+        values = self[address].astype(mx.float32)
+        return self._average((values - self._average(values)) ** 2)
+
+    def std(self, address: Any) -> mx.array:
+        """The weighted standard deviation at an address, ``[*event]``."""
+        return mx.sqrt(self.variance(address))
+
+    def _average(self, values: mx.array) -> mx.array:
+        return mx.tensordot(self.weights, values, axes=1)
+
+    def resample(self, n: int | None = None, key: Any = None, scheme: str = "systematic") -> Particles:
+        """``n`` particles of equal weight (by default as many as there are); ``log_ml`` stays what it was."""
+        n = positive_count("n", self.n if n is None else n)
+        kept = self.traces.take(resample(self.log_weights, n, as_key(key), scheme))
+        return Particles(kept, mx.zeros((n,)), self.log_ml, self.observations, self.status, self.timing)
+
+    def to_posterior(self, draws: int | None = None, key: Any = None) -> Any:
+        """A ``Posterior`` of one chain: ``draws`` particles drawn by their weights."""
+        from genmlx.inference.posterior import Posterior
+
+        equal = self.resample(draws, key)
+        values = {a: equal[a][None] for a in self.addresses()}
+        return Posterior(
+            values,
+            stats={},
+            log_joint=equal.traces.score[None],
+            call=equal.traces.gen_fn(*equal.traces.args),
+            pins=equal.traces.pins,
+            observations=self.observations,
+            algorithm="importance_resampling",
+            status=self.status,
+            timing=self.timing,
+        )
+
+    def __repr__(self) -> str:
+        name = getattr(self.traces.gen_fn, "__name__", "")
+        partial = "" if self.status == "complete" else f", {self.status}"
+        return (
+            f"<Particles of {name}: {self.n}, ess {show_value(self.ess)}, "
+            f"log_ml {show_value(self.log_ml)}{partial}>"
+        )
+
+
+def log_mean_exp(log_weights: mx.array) -> mx.array:
+    """The log of the mean weight; -inf when every weight is zero."""
+    if mx.max(log_weights).item() == -math.inf:
+        return mx.array(-math.inf)
+    return mx.logsumexp(log_weights) - math.log(log_weights.size)

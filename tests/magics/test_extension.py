@@ -1,0 +1,30 @@
+"""`%load_ext magics` and `%unload_ext magics` in an ordinary IPython session."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+SESSION = """\
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+config = Config()
+config.HistoryManager.enabled = False
+ip = InteractiveShell.instance(config=config)
+ip.run_line_magic("load_ext", "magics")
+ip.run_cell("print(genmlx.normal is normal, mx.__name__, callable(gen))").raise_error()
+ip.run_cell("select = 5").raise_error()
+ip.run_line_magic("unload_ext", "magics")
+print("gen" in ip.user_ns, "mx" in ip.user_ns, ip.user_ns["select"])
+"""
+
+
+def test_loading_gives_the_names_and_unloading_takes_them_back(tmp_path):
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("True mlx.core True\nFalse False 5\n", "")

@@ -1,0 +1,137 @@
+"""The prompt on a real terminal: what a person sees, read off a screen model."""
+
+import os
+import re
+import sys
+import time
+
+import pexpect
+import pyte
+import pytest
+
+ROWS, COLUMNS = 30, 100
+
+
+class Terminal:
+    """A program on a pseudo terminal; `screen` is what it has drawn."""
+
+    def __init__(self, arguments, environment, folder):
+        self._drawn = pyte.Screen(COLUMNS, ROWS)
+        self._stream = pyte.ByteStream(self._drawn)
+        self._started = time.monotonic()
+        self.process = pexpect.spawn(
+            sys.executable,
+            arguments,
+            env={**environment, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"},
+            cwd=str(folder),
+            dimensions=(ROWS, COLUMNS),
+        )
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(line.rstrip() for line in self._drawn.display).rstrip()
+
+    def wait(self, pattern: str, seconds: float = 20.0) -> float:
+        """Read until the screen shows the pattern; the seconds since the start."""
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.screen, re.MULTILINE):
+            if time.monotonic() > end:
+                raise AssertionError(f"no {pattern!r} on the screen:\n{self.screen}")
+            try:
+                self._stream.feed(self.process.read_nonblocking(65536, timeout=0.02))
+            except pexpect.TIMEOUT:
+                pass
+            except pexpect.EOF:
+                raise AssertionError(f"ended before {pattern!r}:\n{self.screen}") from None
+        return time.monotonic() - self._started
+
+    def type(self, text: str) -> None:
+        self.process.send(text)
+
+    def status(self) -> int | None:
+        """The exit status of a program that is about to end."""
+        self.process.expect(pexpect.EOF, timeout=20)
+        self.process.close()
+        return self.process.exitstatus
+
+
+@pytest.fixture
+def terminal(environment, tmp_path):
+    opened: list[Terminal] = []
+
+    def start(*arguments: str) -> Terminal:
+        opened.append(Terminal([*arguments], environment, tmp_path))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.process.close(force=True)
+
+
+def test_a_session_at_the_prompt(terminal):
+    shell = terminal("-m", "workbench.shell")
+    shell.wait(r"^gen\[1\]>")
+    assert re.match(r"GenMLX \d+\.\d+\.\d+ +mlx \d+\.\d+\.\d+ +Device\(", shell.screen)
+
+    shell.type("@gen\rdef coin(n):\rp = trace('p', normal(0, 1))\rreturn p\r\r")
+    shell.wait(r"^gen\[2\]>")
+    assert "   ...:     p = trace('p', normal(0, 1))" in shell.screen
+
+    shell.type("coin(3).simulate(key=mx.random.key(0))['p'].shape\r")
+    shell.wait(r"^Out\[2\]: \(\)")
+    shell.wait(r"^gen\[3\]>")
+
+    shell.type("import time; time.sleep(60)\r")
+    time.sleep(0.3)
+    shell.type("\x03")
+    shell.wait(r"KeyboardInterrupt:")
+    shell.wait(r"^gen\[4\]>")
+
+    shell.type("coin.no_such\r")
+    shell.wait(r"AttributeError")
+    shell.wait(r"^gen\[5\]>")
+    shell.type("exit\r")
+    assert shell.status() == 0
+
+
+def test_control_d_leaves_without_a_question(terminal):
+    shell = terminal("-m", "workbench.shell", "--no-banner")
+    shell.wait(r"^gen\[1\]>")
+    assert "GenMLX" not in shell.screen
+    shell.type("\x04")
+    assert shell.status() == 0
+
+
+def test_history_is_kept_for_the_next_session(terminal):
+    first = terminal("-m", "workbench.shell")
+    first.wait(r"^gen\[1\]>")
+    first.type("6 * 7\r")
+    first.wait(r"^Out\[1\]: 42")
+    first.wait(r"^gen\[2\]>")
+    first.type("\x04")
+    assert first.status() == 0
+    second = terminal("-m", "workbench.shell")
+    second.wait(r"^gen\[1\]>")
+    second.type("\x1b[A")
+    second.wait(r"^gen\[1\]> 6 \* 7")
+
+
+HEAVY = ("jedi", "matplotlib", "nbformat", "numpy", "rich", "scipy")
+
+
+def test_the_prompt_needs_no_heavy_package(terminal):
+    shell = terminal("-m", "workbench.shell", "--no-banner")
+    shell.wait(r"^gen\[1\]>")
+    shell.type(f"import sys; sorted(set({HEAVY}) & set(sys.modules))\r")
+    shell.wait(r"^Out\[1\]: \[\]")
+
+
+@pytest.mark.skipif("GENMLX_FULL" not in os.environ, reason="a timing, for an idle machine: set GENMLX_FULL=1")
+def test_the_prompt_comes_nearly_as_fast_as_ipythons(terminal):
+    def prompt(*arguments: str, pattern: str) -> float:
+        times = sorted(terminal(*arguments).wait(pattern) for _ in range(7))
+        return times[3]
+
+    ours = prompt("-m", "workbench.shell", pattern=r"^gen\[1\]>")
+    plain = prompt("-m", "IPython", "--no-banner", pattern=r"^In \[1\]:")
+    assert ours <= 1.25 * plain, f"{ours:.3f} s against {plain:.3f} s"
