@@ -63,7 +63,7 @@ class Regenerate(Request):
             new, _, retdiff, _ = trace.update(self.choices, key=key)
         retained = ~self.selection & covering(new.choices) & covering(trace.choices)
         if self.choices is not None:
-            weight = new.project(retained) - trace.project(retained)
+            weight = new.project(retained, strict=False) - trace.project(retained, strict=False)
         undo = Regenerate(self.selection, trace.choices.without(retained))
         return Edited(new, weight, retdiff, undo)
 

@@ -17,6 +17,7 @@ from genmlx.errors import UsageError, caller_line
 from genmlx.gfi import Call, GenerativeFunction, unchanged
 from genmlx.handlers import Handler, Spliced, below, selected
 from genmlx.params import ParamStore, current_value
+from genmlx.pytree import register
 from genmlx.selection import ALL, Selection, select
 from genmlx.trace import Trace
 from genmlx.versions import pinned, resolve
@@ -82,6 +83,13 @@ class Arguments(tuple):
         self = super().__new__(cls, args)
         self.kwargs = kwargs
         return self
+
+
+register(
+    Arguments,
+    lambda args: ((tuple(args), args.kwargs), None),
+    lambda _, children: Arguments(*children),
+)
 
 
 class Version:

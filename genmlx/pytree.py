@@ -56,10 +56,18 @@ def register(cls: type, flatten: Any, unflatten: Any) -> None:
     optree.register_pytree_node(cls, flatten, unflatten, namespace=NAMESPACE)
 
 
+def all_slots(cls: type) -> list[str]:
+    return [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
+
+
 def register_slots(cls: type, data: tuple[str, ...]) -> None:
-    """Make a class with ``__slots__`` a tree: the slots in ``data`` are children, the other ones are fixed."""
-    slots = [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
-    fixed = [slot for slot in slots if slot not in data]
+    """Make a class with ``__slots__`` a tree: the slots in ``data`` are children, the other ones are fixed.
+
+    A slot with an underscore is a cache of the others, and starts over as None.
+    """
+    slots = all_slots(cls)
+    caches = [slot for slot in slots if slot.startswith("_")]
+    fixed = [slot for slot in slots if slot not in data and slot not in caches]
     put = object.__setattr__
 
     def flatten(node: Any) -> tuple:
@@ -71,6 +79,8 @@ def register_slots(cls: type, data: tuple[str, ...]) -> None:
             put(node, slot, value)
         for slot, value in zip(fixed, aux, strict=True):
             put(node, slot, value)
+        for slot in caches:
+            put(node, slot, None)
         return node
 
     register(cls, flatten, unflatten)

@@ -26,7 +26,7 @@ from genmlx.gfi import (
     require_selectable,
 )
 from genmlx.gradients import host_value_errors
-from genmlx.pytree import NAMESPACE, map_arrays, split_arrays
+from genmlx.pytree import NAMESPACE, all_slots, map_arrays, split_arrays
 from genmlx.random import as_key, lane_key
 from genmlx.selection import as_selection
 from genmlx.trace import Trace
@@ -314,11 +314,8 @@ def _with_args(trace: Trace, args: tuple) -> Any:
 def _replaced(trace: Trace, **slots: Any) -> Any:
     new = object.__new__(type(trace))
     put = object.__setattr__
-    for cls in type(trace).__mro__:
-        for slot in cls.__dict__.get("__slots__", ()):
-            put(new, slot, slots.get(slot, getattr(trace, slot)))
-    if hasattr(new, "_choices"):
-        put(new, "_choices", None)
+    for slot in all_slots(type(trace)):
+        put(new, slot, None if slot.startswith("_") else slots.get(slot, getattr(trace, slot)))
     return new
 
 

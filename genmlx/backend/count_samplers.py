@@ -8,7 +8,6 @@ taken, since a traced parameter cannot be branched on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,9 +61,8 @@ def binomial(key: Any, shape: tuple, n: mx.array, p: mx.array, q: mx.array) -> m
     b = 1.15 + 2.53 * spread
     a = -0.0873 + 0.0248 * b + 0.01 * r2
     mode = mx.floor((n2 + 1) * r2)
-    # Hörmann's hat is scaled to the density at the mode; here to that of a normal of the same variance, as for PTRS.
-    top = log_binomial_raw(mode, n2, r2, 1 - r2)
-    height = (2.83 + 5.1 / b) * spread * mx.exp(top)
+    # BTRS compares with the probability relative to that of the mode, PTRS with the probability itself
+    height = (2.83 + 5.1 / b) * spread * mx.exp(log_binomial_raw(mode, n2, r2, 1 - r2))
     many = _transformed(
         large_key, shape, n2 * r2, 0.5, a, b, height, 0.92 - 4.2 / b, lambda k: log_binomial_raw(k, n2, r2, 1 - r2)
     )
@@ -75,11 +73,10 @@ def binomial(key: Any, shape: tuple, n: mx.array, p: mx.array, q: mx.array) -> m
 def geometric(key: Any, shape: tuple, p: mx.array) -> mx.array:
     """Failures before the first success of probability ``p`` in (0, 1]; int32, cut off at 2^31."""
     p = mx.stop_gradient(p)
-    u = mx.maximum(random.uniform(key, shape), 2.0**-33)
-    # u is fine near 0; the upper half is folded there, so that small exponentials are as fine as large ones
-    side_key, = random.split(key, 1)
-    upper = random.uniform(side_key, shape) < 0.5
-    waiting = mx.where(upper, -mx.log1p(-0.5 * u), -mx.log(0.5 * u))
+    place_key, side_key = random.split(key)
+    # A uniform is fine near 0 only. Folding its upper half there makes small exponentials as fine as large ones.
+    half = 0.5 * mx.maximum(random.uniform(place_key, shape), 2.0**-33)
+    waiting = -mx.where(random.uniform(side_key, shape) < 0.5, mx.log(half), mx.log1p(-half))
     return mx.minimum(mx.floor(waiting / -mx.log1p(-p)), _TOP).astype(mx.int32)
 
 
@@ -112,7 +109,7 @@ def _transformed(
     step = mx.floor((2 * a / s + b) * u + (mean - whole + shift))
     k = whole + step
     log_ratio = mx.log(v * height / (a / (s * s) + b)) - log_mass(mx.maximum(k, 0.0))
-    accepted = ((s >= 0.07) & (v <= squeeze)) | ((k >= 0) & ((s >= 0.013) | (v <= s)) & (log_ratio <= 0))
+    accepted = ((s >= 0.07) & (v <= squeeze)) | ((k >= 0) & (log_ratio <= 0))
     first = mx.argmax(accepted, axis=-1, keepdims=True)
     chosen = mx.where(mx.any(accepted, axis=-1, keepdims=True), mx.take_along_axis(step, first, axis=-1), 0.0)
     return (whole.astype(mx.int32) + chosen.astype(mx.int32))[..., 0]

@@ -143,6 +143,40 @@ class Vector(Support):
         return self.element.interior(x)
 
 
+class Counts(Support):
+    """Vectors of whole numbers, 0 or more, that sum to ``total``, a number or an array."""
+
+    __slots__ = ("total",)
+    event_ndim = 1
+    discrete = True
+
+    def __init__(self, total: Any, phrase: str = ""):
+        super().__init__(phrase or f"whole numbers, 0 or more, that sum to {_show(total)}")
+        self.total = total
+
+    def contains(self, x: mx.array) -> mx.array:
+        return mx.all(natural.contains(x), axis=-1) & (mx.sum(x, axis=-1) == self.total)
+
+    def interior(self, x: mx.array) -> mx.array:
+        return mx.where(mx.arange(x.shape[-1]) == 0, mx.array(self.total)[..., None], 0)
+
+
+class Ordered(Support):
+    """Vectors of increasing real numbers."""
+
+    __slots__ = ()
+    event_ndim = 1
+
+    def __init__(self, phrase: str = "a vector of increasing numbers"):
+        super().__init__(phrase)
+
+    def contains(self, x: mx.array) -> mx.array:
+        return mx.all(mx.abs(x) < math.inf, axis=-1) & mx.all(x[..., 1:] > x[..., :-1], axis=-1)
+
+    def interior(self, x: mx.array) -> mx.array:
+        return mx.arange(x.shape[-1])
+
+
 class PositiveDefinite(Support):
     """Symmetric positive definite matrices."""
 
