@@ -1,14 +1,45 @@
 """GenMLX: Gen's generative function interface on Apple's MLX."""
 
+from typing import Any
+
+from genmlx import dist as dist
+from genmlx.backend.device import memory_report as memory_report
 from genmlx.choicemap import ChoiceMap as ChoiceMap
 from genmlx.choicemap import choicemap as choicemap
 from genmlx.diff import NoChange as NoChange
 from genmlx.diff import UnknownChange as UnknownChange
 from genmlx.diff import VectorDiff as VectorDiff
 from genmlx.dist import bernoulli as bernoulli
+from genmlx.dist import beta as beta
+from genmlx.dist import beta_uniform_mixture as beta_uniform_mixture
+from genmlx.dist import binomial as binomial
+from genmlx.dist import broadcasted_normal as broadcasted_normal
+from genmlx.dist import categorical as categorical
+from genmlx.dist import cauchy as cauchy
+from genmlx.dist import delta as delta
+from genmlx.dist import dirichlet as dirichlet
+from genmlx.dist import discrete_uniform as discrete_uniform
+from genmlx.dist import exponential as exponential
 from genmlx.dist import flip as flip
+from genmlx.dist import gamma as gamma
 from genmlx.dist import gaussian as gaussian
+from genmlx.dist import geometric as geometric
+from genmlx.dist import inv_gamma as inv_gamma
+from genmlx.dist import inv_wishart as inv_wishart
+from genmlx.dist import laplace as laplace
+from genmlx.dist import log_normal as log_normal
+from genmlx.dist import mixture as mixture
+from genmlx.dist import multivariate_normal as multivariate_normal
+from genmlx.dist import neg_binomial as neg_binomial
 from genmlx.dist import normal as normal
+from genmlx.dist import piecewise_uniform as piecewise_uniform
+from genmlx.dist import poisson as poisson
+from genmlx.dist import student_t as student_t
+from genmlx.dist import truncated_normal as truncated_normal
+from genmlx.dist import uniform as uniform
+from genmlx.dist import wishart as wishart
+from genmlx.dist.custom import distribution as distribution
+from genmlx.dist.transformed import dist_transform as dist_transform
 from genmlx.edit import Propose as Propose
 from genmlx.edit import Regenerate as Regenerate
 from genmlx.edit import Update as Update
@@ -23,3 +54,86 @@ from genmlx.selection import Selection as Selection
 from genmlx.selection import select as select
 from genmlx.trace import Trace as Trace
 from genmlx.vectorized import VectorizedTrace as VectorizedTrace
+
+_INFERENCE = {
+    "InferenceInterrupted",
+    "Particles",
+    "Posterior",
+    "importance_resampling",
+    "importance_sampling",
+    "mh",
+}
+
+__all__ = [
+    "gen",
+    "trace",
+    "splice",
+    "param",
+    "choicemap",
+    "select",
+    "seed",
+    "dist",
+    "Update",
+    "Regenerate",
+    "Propose",
+    "NoChange",
+    "UnknownChange",
+    "VectorDiff",
+    "GenError",
+    "memory_report",
+    "distribution",
+    "dist_transform",
+    "gaussian",
+    "normal",
+    "uniform",
+    "bernoulli",
+    "flip",
+    "beta",
+    "gamma",
+    "exponential",
+    "categorical",
+    "poisson",
+    "laplace",
+    "student_t",
+    "log_normal",
+    "multivariate_normal",
+    "dirichlet",
+    "delta",
+    "cauchy",
+    "inv_gamma",
+    "geometric",
+    "neg_binomial",
+    "binomial",
+    "discrete_uniform",
+    "truncated_normal",
+    "piecewise_uniform",
+    "beta_uniform_mixture",
+    "wishart",
+    "inv_wishart",
+    "broadcasted_normal",
+    "mixture",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _INFERENCE:
+        from genmlx import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module 'genmlx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_INFERENCE})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    from magics import load_ipython_extension
+
+    load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    from magics import unload_ipython_extension
+
+    unload_ipython_extension(shell)

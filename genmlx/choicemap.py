@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -101,12 +103,10 @@ class ChoiceMap:
     # algebra
 
     def set(self, address: Any, value: Any) -> ChoiceMap:
-        """With ``value`` (a leaf, a map or a dict) at ``address``."""
-        address, entry = normalise(address), as_choicemap(value, leaf=True)
-        root = entry._root
-        for part in reversed(address):
-            root = {part: root}
-        return ChoiceMap(_merge(self.without_sub(address)._root, root, ()), self.n)
+        """With ``value`` (a leaf, a map or a dict) at ``address``, in the place of what was at or under it."""
+        entry = as_choicemap(value, leaf=True)
+        mine, entry = self._lifted(entry), entry._lifted(self)
+        return ChoiceMap(_put(mine._root, normalise(address), entry._root, ()), mine.n)
 
     def without_sub(self, address: tuple) -> ChoiceMap:
         """Without what lies at or under one address."""
@@ -216,7 +216,8 @@ def from_items(items: Any, n: int | None = None) -> ChoiceMap:
     for address, value in items:
         leaf = value._root if isinstance(value, ChoiceMap) else value
         if not address:
-            root = _merge(root, leaf, ()) if root else leaf
+            # A copy, because what follows is put into it.
+            root = _merge(root, leaf, ()) if root else dict(leaf) if type(leaf) is dict else leaf
             continue
         if type(leaf) is dict and not leaf:
             continue
@@ -236,6 +237,8 @@ def _from_mapping(entries: Mapping) -> ChoiceMap:
     root: Any = {}
     for address, value in entries.items():
         address, below = normalise(address), as_choicemap(value, leaf=True)._root
+        if type(below) is dict and not below:
+            continue
         for part in reversed(address):
             below = {part: below}
         root = _merge(root, below, (), strict=True) if root or not address else below
@@ -262,13 +265,36 @@ def _merge(mine: Any, theirs: Any, prefix: tuple, strict: bool = False) -> Any:
         return theirs
     if type(theirs) is dict and not theirs:
         return mine
-    if type(mine) is dict or type(theirs) is dict or strict:
+    if strict:
         raise AddressError(
-            "one choice map has a value where the other has a sub-map" if not strict else "named twice",
+            "a choice map names a choice twice, or a choice and something under it:",
             address=prefix,
-            hint="remove one of them with .without(select(...)) first",
+            expected="each address once, and nothing under a choice",
+            hint="leave one of them out",
         )
+    if type(mine) is dict or type(theirs) is dict:
+        raise _leaf_against_sub_map(prefix)
     return theirs
+
+
+def _leaf_against_sub_map(address: tuple) -> AddressError:
+    return AddressError(
+        "one choice map has a value where the other has a sub-map:",
+        address=address,
+        expected="a value in both, or a sub-map in both",
+        hint="take one of them out with .without(select(...)) first",
+    )
+
+
+def _put(root: Any, address: tuple, new: Any, prefix: tuple) -> Any:
+    if type(new) is dict and not new:
+        return _drop(root, address)
+    if not address:
+        return new
+    if type(root) is not dict:
+        raise _leaf_against_sub_map(prefix)
+    part = address[0]
+    return {**root, part: _put(root.get(part, {}), address[1:], new, (*prefix, part))}
 
 
 def _drop(root: Any, address: tuple) -> Any:
@@ -303,15 +329,25 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def show_value(value: Any) -> str:
-    """A value as Python writes it when it is small, else its type and shape."""
+    """A value as Python writes it when it is small, else its type and shape. Evaluating it gives the value again."""
+    if isinstance(value, (float, list)) and not hasattr(value, "dtype"):
+        return _nested(value, repr)
+    given = value
     if not isinstance(value, mx.array):
-        return repr(value)
+        try:
+            value = mx.array(value) if hasattr(value, "dtype") else None
+        except (TypeError, ValueError):
+            value = None
+        if value is None:
+            return repr(given)
     if value.size > _REPR_ELEMENTS:
         return f"<{show_type(value)}>"
+    dtype = str(value.dtype).rsplit(".", 1)[-1].replace("bool", "bool_")
+    digits = repr if dtype == "float64" else _short
     try:
         if value.ndim == 0:
-            return _number(value.item())
-        return f"mx.array({_nested(value.tolist())}, mx.{str(value.dtype).rsplit('.', 1)[-1]})"
+            return _nested(value.item(), digits)
+        return f"mx.array({_nested(value.tolist(), digits)}, mx.{dtype})"
     except ValueError:  # being traced by a transformation: there is no value yet
         return f"<{show_type(value)}>"
 
@@ -322,13 +358,16 @@ def show_type(value: mx.array) -> str:
     return f"{name}[{','.join(map(str, value.shape))}]"
 
 
-def _nested(value: Any) -> str:
-    return f"[{', '.join(map(_nested, value))}]" if isinstance(value, list) else _number(value)
+def _nested(value: Any, digits: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_nested(v, digits) for v in value)}]"
+    if not isinstance(value, float):
+        return repr(value)
+    return digits(value) if math.isfinite(value) else f"float({str(value)!r})"
 
 
-def _number(x: Any) -> str:
-    if isinstance(x, float):
-        short = f"{x:.7g}"
-        text = short if "e" in short or "." in short or "n" in short else short + ".0"
-        return f"float({text!r})" if "n" in text else text
-    return repr(x)
+def _short(x: float) -> str:
+    """The fewest digits, at least 7, that give back a float32."""
+    texts = [f"{x:.{n}g}" for n in (7, 8, 9)]
+    text = next((t for t in texts if struct.pack("f", float(t)) == struct.pack("f", x)), texts[-1])
+    return text if "e" in text or "." in text else text + ".0"

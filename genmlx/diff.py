@@ -9,6 +9,8 @@ from typing import Any
 class Diff:
     """A statement about a change; ``NoChange``, ``UnknownChange`` or ``VectorDiff``."""
 
+    __slots__ = ()
+
 
 class _Named(Diff):
     __slots__ = ("_name",)
@@ -42,7 +44,7 @@ class VectorDiff(Diff):
         return hash(self.indices)
 
     def __repr__(self) -> str:
-        return f"VectorDiff({set(sorted(self.indices)) or '{}'})"
+        return f"VectorDiff({{{', '.join(map(repr, sorted(self.indices)))}}})"
 
 
 def same(a: Any, b: Any) -> bool:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from genmlx.choicemap import ChoiceMap, as_choicemap, covering
+from genmlx.carry import lost, retained
+from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap
 from genmlx.pytree import register_slots
 from genmlx.random import split
 from genmlx.selection import as_selection
@@ -61,11 +62,11 @@ class Regenerate(Request):
             new, weight, retdiff = trace.regenerate(self.selection, key=key)
         else:
             new, _, retdiff, _ = trace.update(self.choices, key=key)
-        retained = ~self.selection & covering(new.choices) & covering(trace.choices)
-        if self.choices is not None:
-            weight = new.project(retained, strict=False) - trace.project(retained, strict=False)
-        undo = Regenerate(self.selection, trace.choices.without(retained))
-        return Edited(new, weight, retdiff, undo)
+            kept = retained(trace.choices, new.choices, self.selection)
+            weight = new.project(kept, strict=False) - trace.project(kept, strict=False)
+        redrawn = trace.choices.filter(self.selection)
+        removed = lost(trace.choices.without(self.selection), EMPTY, new.choices)
+        return Edited(new, weight, retdiff, Regenerate(self.selection, redrawn.merge(removed)))
 
     def __repr__(self) -> str:
         fixed = "" if self.choices is None else f", choices={self.choices!r}"

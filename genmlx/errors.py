@@ -41,18 +41,17 @@ class GenError(Exception):
         lines = [" ".join([self.what, *places])]
         if self.expected:
             lines.append(f"expected: {self.expected}")
-        if self.suggestions:
-            lines.append(f"did you mean {' or '.join(show_address(a) for a in self.suggestions)}?")
+        advice = [f"did you mean {' or '.join(show_address(a) for a in self.suggestions)}?"] if self.suggestions else []
         if self.hint:
-            lines.append(f"try: {self.hint}")
-        return "\n".join(lines)
+            advice.append(f"try: {self.hint}")
+        return "\n".join([*lines, " ".join(advice)] if advice else lines)
 
     def locate(self, gen_fn: Any, traceback: TracebackType | None) -> None:
-        """Fill in the innermost model and the line of the user's code, once."""
+        """Fill in the model that the address starts from and the line of the user's code, once."""
         if self.gen_fn is None:
             self.gen_fn = gen_fn
         if self.where is None:
-            self.where = user_line(traceback)
+            self.where = user_line(traceback) or caller_line()
 
 
 class UnknownAddress(GenError, KeyError):

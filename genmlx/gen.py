@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,7 +17,7 @@ from genmlx.digest import digest
 from genmlx.errors import UsageError, caller_line
 from genmlx.gfi import Call, GenerativeFunction, unchanged
 from genmlx.handlers import Handler, Spliced, below, selected
-from genmlx.params import ParamStore, current_value
+from genmlx.params import ParamStore, current_value, peek
 from genmlx.pytree import register
 from genmlx.selection import ALL, Selection, select
 from genmlx.trace import Trace
@@ -48,7 +49,12 @@ def param(name: str, default: Any) -> mx.array:
     """A trainable parameter of the model: ``default`` until ``model.params[name]`` is set or trained."""
     handler = handlers._handler.get()
     if handler is None:
-        raise UsageError(f"param({name!r}) outside of a model", expected="a call inside a @gen function")
+        raise UsageError(
+            f"param({name!r}) outside of a model",
+            expected="a call inside the body of a @gen function",
+            hint="read or set a parameter outside of it with model.params[name]",
+            where=caller_line(),
+        )
     value = current_value(handler.owner, name, default)
     handler.params[handler.owner, name] = value
     return value
@@ -208,6 +214,7 @@ class GenFn(GenerativeFunction):
             raise UsageError(
                 f"{self.__name__}: {error}",
                 expected=f"{self.__name__}{version.signature}",
+                hint=f"{self.__name__} was redefined: this is {version!r}" if version.number > 1 else None,
                 where=caller_line(),
             ) from None
         bound.apply_defaults()
@@ -217,6 +224,10 @@ class GenFn(GenerativeFunction):
         if kwargs or len(args) != self._version.simple:
             self.bind(args, kwargs)
         return Call(self, args, kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As a method: ``obj.model(x)`` is the call with ``obj`` as its first argument."""
+        return self if instance is None else MethodType(self, instance)
 
     def _run(self, handler: Handler, args: tuple, version: Version | None = None) -> GenTrace:
         version = version or resolve(self)
@@ -256,7 +267,7 @@ class GenFn(GenerativeFunction):
         """Whether running again with no new choice would give the same trace."""
         same_kwargs = same(_items(trace.args), _items(args))
         return same_kwargs and unchanged(diffs) and all(
-            current_value(handle, name, None) is value for (handle, name), value in trace.reads().items()
+            peek(handle, name) is value for (handle, name), value in trace.reads().items()
         )
 
     def _project(self, trace: GenTrace, selection: Selection) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx import gradients
-from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap, covering
+from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.edit import Edited, Request
 from genmlx.errors import (
@@ -213,7 +213,8 @@ class GenerativeFunction:
         """
         if not isinstance(request, Request):
             raise UsageError(f"{request!r} is not an edit request", expected="Update, Regenerate or Propose")
-        return request.apply(trace, as_key(key))
+        with pinned(trace.pins), gen_errors(self):
+            return request.apply(trace, as_key(key))
 
     def choice_gradients(
         self, trace: Trace, selection: Any = None, retval_grad: Any = None
@@ -228,7 +229,7 @@ class GenerativeFunction:
         (4.0, 2.5)
         """
         with pinned(trace.pins), gen_errors(self):
-            return gradients.choice_gradients(trace, as_selection(selection or ()), retval_grad)
+            return gradients.choice_gradients(trace, as_selection(() if selection is None else selection), retval_grad)
 
     # what a kind of generative function implements
 
@@ -405,29 +406,6 @@ def unknown_address(address: tuple, gen_fn: Any, visited: list[tuple], what: str
         expected=f"one of {show_addresses(visited)}",
         hint="correct the address, or pass strict=False to ignore it",
     )
-
-
-def update_by_generate(
-    old: Trace, gen_fn: GenerativeFunction, args: tuple, constraints: ChoiceMap, key: Any
-) -> tuple[Trace, Any, Any, ChoiceMap]:
-    """Update across different generative functions: choices are carried over by address.
-
-    weight = log p(t') - log q(fresh) - log p(t), where generate gives the first two.
-    """
-    carried = old.choices.without(covering(constraints))
-    new, weight = gen_fn._generate(args, carried.merge(constraints), key)
-    discard = old.choices.without(covering(new.choices)).merge(old.choices.filter(covering(constraints)))
-    return new, weight - old.score, UnknownChange, discard
-
-
-def regenerate_by_generate(
-    old: Trace, gen_fn: GenerativeFunction, args: tuple, selection: Selection, key: Any
-) -> tuple[Trace, Any, Any]:
-    """Regenerate across different generative functions: what is not selected is carried over by address."""
-    carried = old.choices.without(selection)
-    new, weight = gen_fn._generate(args, carried, key)
-    retained = covering(new.choices.filter(covering(carried)))
-    return new, weight - as_weight(old.gen_fn._project(old, retained & ~selection)), UnknownChange
 
 
 __all__ = ["Assessed", "Call", "Edited", "Generated", "GenerativeFunction", "Proposed", "Regenerated", "Updated"]

@@ -33,8 +33,9 @@ def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tupl
     try:
         places = sorted(real + counts)
         result = gradients_of(trace, places, chosen.addresses(), {}, retval_grad)
-    except (GenError, TypeError, ValueError, IndexError):
-        # An integer argument that the body uses as a count is not a real number: no gradient for it.
+    except Exception:
+        # An integer argument that the body uses as a count, an index or a key is no real number: no gradient for it.
+        # Whatever else is wrong comes up again without them.
         if not counts:
             raise
         places = real
@@ -43,7 +44,7 @@ def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tupl
     # optree treats None as a structure without leaves, so the gradients of the rest are put in as a marker first.
     gradients = optree.tree_unflatten(spec, [by_place.get(i, _NO_GRADIENT) for i in range(len(leaves))])
     gradients = optree.tree_map(lambda g: None if g is _NO_GRADIENT else g, gradients, namespace=NAMESPACE)
-    return tuple(gradients), chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
+    return gradients, chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
 
 
 _NO_GRADIENT = object()

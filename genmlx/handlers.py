@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from genmlx.address import normalise
+from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.errors import AddressCollision, AddressError, GenError, UsageError, is_library_file
-from genmlx.gfi import Call, GenerativeFunction, argument_diffs, regenerate_by_generate, update_by_generate
+from genmlx.gfi import Call, GenerativeFunction, argument_diffs
 from genmlx.random import split
 from genmlx.selection import Selection
 from genmlx.trace import Trace
@@ -22,8 +23,10 @@ _handler: ContextVar[Handler | None] = ContextVar("genmlx_handler", default=None
 _CHUNK = 8
 
 
-class Spliced(int):
+class Spliced(NamedTuple):
     """The place in a trace of the n-th spliced generative function that is not inlined."""
+
+    n: int
 
 
 class Handler:

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.errors import UsageError
+from genmlx.versions import pinned, resolve
 
 _overrides: ContextVar[dict | None] = ContextVar("genmlx_param_overrides", default=None)
 
@@ -30,6 +31,7 @@ class ParamStore:
 
     def __init__(self) -> None:
         self._values: dict[str, mx.array] = {}
+        self._defaults: dict[str, Any] = {}  # those still at their default, and the version that gave it
         self._gradients: dict[str, mx.array] = {}
 
     def __getitem__(self, name: str) -> mx.array:
@@ -38,8 +40,16 @@ class ParamStore:
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._values[name] = _real(name, value)
+        self._values[name] = _real(value)
+        self._defaults.pop(name, None)
         self._gradients.pop(name, None)
+
+    def declare(self, name: str, default: Any, version: Any) -> mx.array:
+        """The value; ``default`` while it is neither set nor trained, and that of the version that asks for it."""
+        if name not in self._values or self._defaults.get(name, version) is not version:
+            self._values[name] = _real(default)
+            self._defaults[name] = version
+        return self._values[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -61,6 +71,7 @@ class ParamStore:
         """Gradient ascent: add ``rate`` times the accumulated gradients, and set those to zero."""
         for name, gradient in self._gradients.items():
             self._values[name] = self._values[name] + rate * gradient
+            self._defaults.pop(name, None)
         self._gradients.clear()
         mx.eval(list(self._values.values()))
 
@@ -73,9 +84,15 @@ def current_value(model: Any, name: str, default: Any) -> mx.array:
     overrides = _overrides.get()
     if overrides and (model, name) in overrides:
         return overrides[model, name]
-    if name not in model.params:
-        model.params[name] = default
-    return model.params[name]
+    return model.params.declare(name, default, resolve(model))
+
+
+def peek(model: Any, name: str) -> Any:
+    """What ``current_value`` would find, without declaring anything; None before the parameter is declared."""
+    overrides = _overrides.get()
+    if overrides and (model, name) in overrides:
+        return overrides[model, name]
+    return model.params[name] if name in model.params else None
 
 
 @contextmanager
@@ -90,10 +107,12 @@ def overridden(values: dict) -> Iterator[None]:
 
 def param_gradients(trace: Any, retval_grad: Any = None) -> dict:
     """``{(model, name): gradient}`` of log p(choices) + <retval_grad, retval> for every parameter the run read."""
+    from genmlx.gfi import gen_errors
     from genmlx.gradients import gradients_of
 
     values = trace.reads()
-    return dict(zip(values, gradients_of(trace, [], [], values, retval_grad)[2], strict=True))
+    with pinned(trace.pins), gen_errors(trace.gen_fn):
+        return dict(zip(values, gradients_of(trace, [], [], values, retval_grad)[2], strict=True))
 
 
 def accumulate_param_gradients(trace: Any, retval_grad: Any = None, scale: float = 1.0) -> None:
@@ -102,7 +121,7 @@ def accumulate_param_gradients(trace: Any, retval_grad: Any = None, scale: float
         model.params.accumulate(name, gradient, scale)
 
 
-def _real(name: str, value: Any) -> mx.array:
+def _real(value: Any) -> mx.array:
     array = value if isinstance(value, mx.array) else mx.array(value)
     if not mx.issubdtype(array.dtype, mx.floating):
         array = array.astype(mx.float32)

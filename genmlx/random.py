@@ -20,12 +20,12 @@ from genmlx.errors import UsageError
 
 
 class LaneKey:
-    """One key for a whole batch, and the index of this lane in it."""
+    """One key for a whole batch, the index of this lane in it, and how many batches deep that lane is."""
 
-    __slots__ = ("key", "lane")
+    __slots__ = ("key", "lane", "depth")
 
-    def __init__(self, key: mx.array, lane: mx.array):
-        self.key, self.lane = key, lane
+    def __init__(self, key: mx.array, lane: mx.array, depth: int = 1):
+        self.key, self.lane, self.depth = key, lane, depth
 
 
 Key = mx.array | LaneKey
@@ -91,7 +91,7 @@ def split(key: Any, n: int = 2) -> list:
     if key is None:
         return [None] * n
     if isinstance(key, LaneKey):
-        return [LaneKey(k, key.lane) for k in split(key.key, n)]
+        return [LaneKey(k, key.lane, key.depth) for k in split(key.key, n)]
     rows = mx.random.split(key, n)
     return [rows[i] for i in range(n)]
 
@@ -105,7 +105,7 @@ def lane_key(key: Any, lane: mx.array, n: int) -> Any:
     if key is None:
         return None
     if isinstance(key, LaneKey):
-        return LaneKey(key.key, key.lane * n + lane)
+        return LaneKey(key.key, key.lane * n + lane, key.depth + 1)
     return LaneKey(key, lane)
 
 
@@ -113,7 +113,7 @@ def key_array(key: Any) -> mx.array:
     """A plain MLX key, its own for each lane: what a user's own sampler receives."""
     if not isinstance(key, LaneKey):
         return key
-    return _noise("bits", (2,))(key.key, key.lane)
+    return _noise("bits", (2,), key.depth)(key.key, key.lane)
 
 
 def normal(key: Any, shape: tuple = ()) -> mx.array:
@@ -150,7 +150,7 @@ def bits(key: Any, shape: tuple = ()) -> mx.array:
 def _draw(kind: str, key: Any, shape: tuple) -> mx.array:
     shape = tuple(shape)
     if isinstance(key, LaneKey):
-        return _noise(kind, shape)(key.key, key.lane)
+        return _noise(kind, shape, key.depth)(key.key, key.lane)
     return _DRAW[kind](key, shape)
 
 
@@ -168,11 +168,12 @@ def _bits(key: mx.array, shape: tuple) -> mx.array:
 
 
 @cache
-def _noise(kind: str, shape: tuple) -> Any:
+def _noise(kind: str, shape: tuple, depth: int) -> Any:
     """The noise primitive: ``(key, lanes[...]) -> [*lanes.shape, *shape]``, one block of independent draws.
 
     Its vmap rule only widens the block when the lanes are batched, so that it costs one draw however deep the
-    nesting; when the key itself is batched, each key draws its own block.
+    nesting; when the key itself is batched, each key draws its own block. Once all ``depth`` batches have widened
+    it, it is ordinary MLX, which can be exported; a custom function cannot (0.32.4).
     """
 
     def block(key: Any, lanes: Any) -> Any:
@@ -188,7 +189,7 @@ def _noise(kind: str, shape: tuple) -> Any:
         if lane_axis is not None:
             lanes = mx.moveaxis(lanes, lane_axis, 0)
         if key_axis is None:
-            return draw(key, lanes), 0
+            return (draw if lanes.ndim < depth else block)(key, lanes), 0
         inner = lanes.shape if lane_axis is None else lanes.shape[1:]
         return mx.vmap(lambda k: _DRAW[kind](k, (*inner, *shape)), in_axes=key_axis)(key), 0
 

@@ -72,6 +72,9 @@ class Everything(Selection):
     def __repr__(self) -> str:
         return "select.all()"
 
+    def __reduce__(self) -> str:
+        return "ALL"
+
 
 class Nothing(Selection):
     __slots__ = ()
@@ -81,6 +84,9 @@ class Nothing(Selection):
 
     def __repr__(self) -> str:
         return "select.none()"
+
+    def __reduce__(self) -> str:
+        return "NONE"
 
 
 ALL, NONE = Everything(), Nothing()

@@ -37,6 +37,9 @@ class Trace:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a trace is immutable: use tr.update(...) to change {name!r}")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a trace is immutable: {name!r} stays")
+
     @property
     def choices(self) -> ChoiceMap:
         """The choices of this run, by address."""

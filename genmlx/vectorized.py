@@ -226,7 +226,7 @@ def where(condition: mx.array, new: Any, old: Any) -> Any:
         raise GenError("the two traces do not have the same choices", gen_fn=new.gen_fn)
     lead = condition.ndim
     picked = [
-        mx.where(condition.reshape((*condition.shape, *[1] * (a.ndim - lead))), a, b)
+        a if a is b else mx.where(condition.reshape((*condition.shape, *[1] * (a.ndim - lead))), a, b)
         for a, b in zip(arrays, others, strict=True)
     ]
     return _with_args(skeleton.fill(picked), new.args)

@@ -9,12 +9,14 @@
 
 # %% The data
 import csv
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mlx.core as mx
 
-from genmlx import *
+from genmlx import exponential, gen, importance_sampling, log_normal, mh, normal, seed, select, trace
+from genmlx.diagnostics import mcse
 
 folder = Path(__file__).parent if "__file__" in globals() else Path()
 with open(folder / "data" / "cars.csv") as file:
@@ -43,7 +45,6 @@ def stopping(speed):
     noise = trace("noise", exponential(0.05))  # feet; 20 on average
     line = slope * (speed - mean_speed) + intercept
     trace("distance", normal(line, noise))
-    return line
 
 
 # %% [markdown]
@@ -82,9 +83,6 @@ for address in ("slope", "intercept", "noise"):
 # to be integrated, and one dimension is easy.
 
 # %% The exact answer
-import math
-
-
 def log_normal_density(x, mean, variance):
     return -0.5 * math.log(2 * math.pi * variance) - (x - mean) ** 2 / (2 * variance)
 
@@ -93,8 +91,8 @@ def exact(xs, ys):
     """Posterior means of slope, intercept and noise, and the log evidence, by a sum over the noise."""
     n, y_mean = len(xs), sum(ys) / len(ys)
     xx = sum(x * x for x in xs)
-    least_squares = sum(x * y for x, y in zip(xs, ys)) / xx
-    rss = sum((y - y_mean - least_squares * x) ** 2 for x, y in zip(xs, ys))
+    least_squares = sum(x * y for x, y in zip(xs, ys, strict=True)) / xx
+    rss = sum((y - y_mean - least_squares * x) ** 2 for x, y in zip(xs, ys, strict=True))
     step, terms = 0.01, []
     for i in range(500, 6000):
         s = i * step
@@ -144,8 +142,6 @@ post = mh(call, observed, proposal=step, draws=1000, warmup=300, chains=4)
 post.summary()
 
 # %% tags=["test"]
-from genmlx.diagnostics import mcse
-
 for address, value in exact_means.items():
     assert post.rhat(address) < 1.05
     error = abs(post.mean(address).item() - value)

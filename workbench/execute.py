@@ -49,13 +49,13 @@ class CellCompiler(CachingCompiler):
         return ast.increment_lineno(tree, shift)
 
 
-def run_cell(shell: InteractiveShell, cell: Cell, store_history: bool = True) -> ExecutionResult:
+def run_cell(shell: InteractiveShell, cell: Cell) -> ExecutionResult:
     """Run one code cell; a failure is shown by the shell and returned in the result."""
     if not linecache.getlines(cell.filename):
         remember_source(cell.filename, cell.source)
     compiler: Any = shell.compile
     compiler.place(cell.source, cell.filename, cell.line)
-    return shell.run_cell(cell.source, store_history=store_history)
+    return shell.run_cell(cell.source, store_history=True)
 
 
 def remember_source(filename: str, text: str) -> None:

@@ -50,7 +50,7 @@ class GenPrompts(Prompts):
 
 
 class GenDisplayHook(RichPromptDisplayHook):
-    """Values without an `Out[n]:` in front, unless there is a prompt to number them."""
+    """Values of code that is not typed have no `Out[n]:` in front."""
 
     shell: GenShell
 
@@ -100,7 +100,7 @@ class GenShell(TerminalInteractiveShell):
         for cell in cells:
             if cell.kind != "code":
                 continue
-            result = run_cell(self, cell, store_history=self.batch)
+            result = run_cell(self, cell)
             error = result.error_before_exec or result.error_in_exec
             if error is not None:
                 if path is not None and not isinstance(error, SystemExit):
@@ -149,9 +149,12 @@ class GenApp(TerminalIPythonApp):
                 options.append(option if equals else f"{option}={rest.pop(0)}")
             else:
                 self.refuse(f"unusable option {option}; genmlx-shell --help lists them")
-        super().parse_command_line(options)
+        try:
+            super().parse_command_line(options)
+        except SystemExit as stop:
+            sys.exit(2 if stop.code else 0)
         if code is not None:
-            self.code_to_run = code
+            self.code_to_run = code or "pass"
             sys.argv = ["-c", *rest]
         elif rest:
             self.file_to_run = rest[0]
@@ -186,7 +189,9 @@ class GenApp(TerminalIPythonApp):
             self.config.TerminalInteractiveShell.term_title = False
         if plain:
             self.config.InteractiveShell.colors = "nocolor"
-        if not terminal or not self.interact:
+        if not sys.stdout.isatty():
+            self.config.TerminalInteractiveShell.editing_mode = "emacs"  # leaving vi mode writes an escape sequence
+        if not terminal or self.something_to_run:
             os.environ.setdefault("MPLBACKEND", INLINE_FIGURES)
         super().init_shell()
         shell: Any = self.shell
@@ -194,7 +199,6 @@ class GenApp(TerminalIPythonApp):
             shell.mime_renderers = {}
             shell.display_formatter.active_types = ["text/plain"]
         if not self.interact:
-            shell.batch = True
             shell.user_ns["exit"] = shell.user_ns["quit"] = sys.exit
             warnings.filterwarnings("ignore", message="To exit: use 'exit'")
 
@@ -210,7 +214,10 @@ class GenApp(TerminalIPythonApp):
     def _run_cmd_line_code(self) -> None:
         if not self.something_to_run:
             return
+        shell: Any = self.shell
+        shell.batch = True
         error = self.run_code_or_file()
+        shell.batch = not self.interact
         if error is None or self.interact:
             return
         if isinstance(error, SystemExit):
@@ -228,14 +235,14 @@ class GenApp(TerminalIPythonApp):
         sys.path.insert(0, os.path.dirname(filename))
         shell.user_ns["__file__"] = self.file_to_run
         try:
-            if path.suffix == ".ipy":
-                return shell.run_cells([Cell(1, "code", read_source(path), 1, filename)])
             cells = read_notebook(path)
-            text = "" if cells else read_source(path)
+            text = "" if cells is not None else read_source(path)
         except (OSError, UnicodeDecodeError, SyntaxError, NotebookError) as error:
             self.refuse(f"cannot read {path}: {error}")
         if cells is not None:
             return shell.run_cells(cells, str(path))
+        if path.suffix == ".ipy":
+            return shell.run_cells([Cell(1, "code", text, 1, filename)])
         return shell.run_script(text, filename)
 
     def run_text(self, text: str, filename: str) -> BaseException | None:

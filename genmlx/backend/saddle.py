@@ -15,7 +15,8 @@ from genmlx.backend.special import (
     Real,
     binet,
     lgamma1p_small,
-    log_choose,
+    log_choose_parts,
+    log_harmonic,
     magnitude,
     polynomial,
     real,
@@ -90,20 +91,15 @@ def log_poisson_raw(x: Real, m: Real) -> mx.array:
 def _log_binomial(a: mx.array, b: mx.array, t: mx.array) -> mx.array:
     """log of (a + b choose a) t^a (1 - t)^b for a, b >= 0, not both 0, and 0 < t <= 1/2."""
     log_t, log_u = mx.log(t), mx.log1p(-t)
-    low = mx.logical_or(a < 0.5, b < 0.5)
-    a1, b1 = mx.where(low, a, 0.0), mx.where(low, b, 0.0)
-    small = log_choose(a1, b1) + a1 * log_t + b1 * log_u
-
-    a2, b2 = mx.where(low, 1.0, a), mx.where(low, 1.0, b)
-    n = a2 + b2
-    part = n - a2
-    n_low = _finite((a2 - (n - part)) + (b2 - part))
-    d = _residual(a2, n, t, n_low)
+    low, rest, entropy = log_choose_parts(a, b)
+    a1, b1 = mx.where(low, 1.0, a), mx.where(low, 1.0, b)
+    n = a1 + b1
+    part = n - a1
+    n_low = _finite((a1 - (n - part)) + (b1 - part))
+    d = _residual(a1, n, t, n_low)
     log_n = mx.log(n)
-    spread = _deviance(a2, n * t, d, log_n + log_t) + _deviance(b2, n - n * t, -d, log_n + log_u)
-    errors = binet(n) - binet(a2) - binet(b2)
-    large = errors - spread + 0.5 * (log_n - mx.log(a2) - mx.log(b2)) - HALF_LOG_2PI
-    return mx.where(low, small, large)
+    spread = _deviance(a1, n * t, d, log_n + log_t) + _deviance(b1, n - n * t, -d, log_n + log_u)
+    return rest + mx.where(low, entropy + a * log_t + b * log_u, -spread)
 
 
 def _rarer(a: mx.array, b: mx.array, p: mx.array, q: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -161,8 +157,7 @@ def log_beta_density(x: Real, a: Real, b: Real) -> mx.array:
     inside = mx.logical_and(valid, mx.logical_and(x > 0, x < 1))
     x1, a1, b1 = mx.where(inside, x, 0.5), mx.where(valid, a, 1.0), mx.where(valid, b, 1.0)
     value = _log_binomial(*_rarer(a1, b1, x1, 1 - x1))
-    few, many = mx.where(a1 <= b1, a1, b1), mx.where(a1 <= b1, b1, a1)
-    value = value + (mx.log(few) - mx.log1p(few / many)) - mx.log(x1) - mx.log1p(-x1)
+    value = value + log_harmonic(a1, b1) - mx.log(x1) - mx.log1p(-x1)
     near, far = mx.where(x == 0, a1, b1), mx.where(x == 0, b1, a1)
     edge = mx.where(near == 1, mx.log(far), mx.where(near < 1, math.inf, -math.inf))
     value = mx.where(inside, value, mx.where(mx.logical_or(x == 0, x == 1), edge, -math.inf))

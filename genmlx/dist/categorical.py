@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -9,14 +10,17 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.backend.special import log_softmax
 from genmlx.dist.distribution import Distribution
-from genmlx.dist.support import Integers, Real, Support, Vector
+from genmlx.dist.support import Integers, Support
 
 
-class _Logit(Real):
+class Logits(Support):
+    """Vectors of log weights, -inf allowed but not everywhere."""
+
     __slots__ = ()
+    event_ndim = 1
 
     def contains(self, x: mx.array) -> mx.array:
-        return x < float("inf")
+        return mx.all(x < math.inf, axis=-1) & mx.any(x > -math.inf, axis=-1)
 
 
 class Categorical(Distribution):
@@ -29,7 +33,7 @@ class Categorical(Distribution):
     -0.6931
     """
 
-    parameters = {"logits": Vector(_Logit("a logit"), phrase="a vector of logits")}
+    parameters = {"logits": Logits("a vector of logits")}
 
     def support_of(self, logits: mx.array) -> Support:
         return Integers(0, logits.shape[-1] - 1)

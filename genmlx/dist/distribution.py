@@ -10,9 +10,10 @@ import mlx.core as mx
 from genmlx.choicemap import EMPTY, ChoiceMap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.dist.support import Support
-from genmlx.dist.values import as_parameter, as_site_value, shape_mismatch
+from genmlx.dist.values import as_parameter, as_site_value, is_host_data, shape_mismatch
 from genmlx.errors import AddressError, MissingChoice, ParameterError, UsageError, caller_line
 from genmlx.gfi import Call, GenerativeFunction, unchanged
+from genmlx.masked import active_of, mask_choices, value_of, where
 from genmlx.pytree import register_slots
 from genmlx.random import as_key
 from genmlx.selection import Selection
@@ -156,7 +157,7 @@ class Distribution(GenerativeFunction):
     def __call__(self, *args: Any, **kwargs: Any) -> DistCall:
         args = self.bind(args, kwargs)
         for value, (name, spec) in zip(args, self.parameters.items(), strict=True):
-            if spec is not None and type(value) in (int, float, bool):
+            if spec is not None and is_host_data(value):
                 self.check_parameter(name, value, spec)
         self.check_parameters(*args)
         return self.call_type(self, args, {})
@@ -186,8 +187,8 @@ class Distribution(GenerativeFunction):
         return tuple([given.get(n, self.defaults.get(n)) for n in names])
 
     def check_parameter(self, name: str, value: Any, spec: Support) -> None:
-        """Raise when a host number is not in the set of its parameter."""
-        if not spec.admits(value):
+        """Raise when a host number, list or array is not in the set of its parameter."""
+        if not (spec.admits(value) if isinstance(value, (int, float)) else spec.admits_all(value)):
             raise ParameterError(
                 f"{self.__name__}: {name} must be {spec.phrase}, got {value!r}", where=caller_line()
             )
@@ -235,8 +236,13 @@ class Distribution(GenerativeFunction):
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[DistTrace, Any]:
         if constraints.is_empty:
             return self._simulate(args, key), 0.0
-        trace = self._given(args, constraints)
-        return trace, trace.score
+        active, given = active_of(constraints.value), self._given(args, constraints)
+        if active is True:
+            return given, given.score
+        if key is None:  # nothing else can be there: lanes without a value have no density
+            score = mx.where(active, given.score, -math.inf)
+            return DistTrace(self, args, given.retval, score), score
+        return self._picked(active, given, self._simulate(args, key)), mx.where(active, given.score, 0.0)
 
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
@@ -244,8 +250,10 @@ class Distribution(GenerativeFunction):
         if constraints.is_empty:
             new, weight = self._rescored(trace, args, diffs)
             return new, weight, NoChange, EMPTY
-        new = self._given(args, constraints)
-        return new, new.score - trace.score, UnknownChange, trace.choices
+        active, new = active_of(constraints.value), self._given(args, constraints)
+        if active is not True:
+            new = self._picked(active, new, self._rescored(trace, args, diffs)[0])
+        return new, new.score - trace.score, UnknownChange, mask_choices(trace.choices, active)
 
     def _regenerate(
         self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
@@ -256,7 +264,7 @@ class Distribution(GenerativeFunction):
         return new, weight, NoChange
 
     def _project(self, trace: Any, selection: Selection) -> Any:
-        return trace.score if selection.here else 0.0
+        return where(selection.here, trace.score, 0.0)
 
     def unvisited(self, trace: Trace, constraints: ChoiceMap) -> list[tuple]:
         return []
@@ -270,16 +278,25 @@ class Distribution(GenerativeFunction):
             )
         params = self.params(args)
         support = self.support_of(*params)
-        value = as_site_value(constraints.value, support.discrete)
+        value = as_site_value(value_of(constraints.value), support.discrete)
+        self._require_shape(value, params)
+        return DistTrace(self, args, value, _sum(self._guarded(value, support, params)))
+
+    def _require_shape(self, value: mx.array, params: tuple) -> None:
         shape = (*self.batch_shape(*params), *self.event_shape(*params))
         if value.shape != shape:
             raise shape_mismatch(value, shape, self.__name__)
-        return DistTrace(self, args, value, _sum(self._guarded(value, support, params)))
+
+    def _picked(self, active: mx.array, new: DistTrace, old: DistTrace) -> DistTrace:
+        value, score = mx.where(active, new.retval, old.retval), mx.where(active, new.score, old.score)
+        return DistTrace(self, new.args, value, score)
 
     def _rescored(self, trace: Any, args: tuple, diffs: tuple) -> tuple[DistTrace, Any]:
         if unchanged(diffs) or same(trace.args, args):
             return trace, 0.0
-        score = self._score(trace.retval, self.params(args))
+        params = self.params(args)
+        self._require_shape(trace.retval, params)
+        score = self._score(trace.retval, params)
         return DistTrace(self, args, trace.retval, score), score - trace.score
 
     def _score(self, value: mx.array, params: tuple) -> mx.array:

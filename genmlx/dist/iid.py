@@ -33,8 +33,8 @@ class Repeated(Vector):
 class Iid(Distribution):
     """``iid(base, n)``: ``n`` independent draws of ``base`` as one event ``[n, *base.event_shape]``.
 
-    ``n`` is a whole number or a shape. Batch axes of ``base`` come first, and stay: ``iid(normal(mu, 1), 5)`` with ``mu``
-    of shape [3] is three events of shape [5].
+    ``n`` is a whole number or a shape. Batch axes of ``base`` come first, and stay: ``iid(normal(mu, 1), 5)`` with
+    ``mu`` of shape [3] is three events of shape [5].
 
     >>> from genmlx import normal
     >>> d = iid(normal(0, 1), 4)

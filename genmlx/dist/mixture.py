@@ -8,10 +8,11 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.backend.special import log_softmax, logsumexp
+from genmlx.dist.categorical import Logits
 from genmlx.dist.component import as_component, draw, moment
 from genmlx.dist.delta import Point
 from genmlx.dist.distribution import DistCall, Distribution
-from genmlx.dist.support import Support, real, real_vector
+from genmlx.dist.support import Support, real
 from genmlx.errors import ParameterError, UsageError, caller_line
 
 
@@ -73,10 +74,10 @@ class Mixture(Distribution):
     >>> from genmlx import normal
     >>> d = mixture([normal(0, 1), normal(3, 2)], mx.log(mx.array([0.25, 0.75])))
     >>> d.mean.item(), round(d.log_prob(0.0).item(), 5)
-    (2.25, -1.74082)
+    (2.25, -1.90849)
     """
 
-    parameters = {"components": None, "log_weights": real_vector}
+    parameters = {"components": None, "log_weights": Logits("a vector of log weights")}
     guarded = False
 
     def check_parameters(self, *args: Any) -> None:
@@ -120,9 +121,6 @@ class Mixture(Distribution):
                     hint="mix(...) keeps the component as a choice and takes any",
                     where=caller_line(),
                 )
-
-    def check_parameter(self, name: str, value: Any, spec: Support) -> None:
-        """A number for the weights has the wrong shape, which ``check_parameters`` says."""
 
     def event_shape(self, components: Any, log_weights: mx.array) -> tuple:
         return _first(components).event_shape
@@ -172,7 +170,7 @@ class Mixture(Distribution):
         if isinstance(components, DistCall):
             each = components.log_prob(mx.expand_dims(x, -1 - len(components.event_shape)))
         else:
-            each = mx.stack(mx.broadcast_arrays(*[c.log_prob(x) for c in components]), axis=-1)
+            each = _stacked([c.log_prob(x) for c in components], -1)
         return logsumexp(each + log_softmax(log_weights), axis=-1)
 
     def _mean(self, components: Any, log_weights: mx.array) -> Any:
@@ -197,9 +195,12 @@ def _moments(components: Any, which: str) -> Any:
     if isinstance(components, DistCall):
         return moment(components, which)
     found = [moment(c, which) for c in components]
-    if any(m is None for m in found):
-        return None
-    return mx.stack(mx.broadcast_arrays(*found), axis=-1 - len(components[0].event_shape))
+    known = [m for m in found if m is not None]
+    return _stacked(known, -1 - len(components[0].event_shape)) if len(known) == len(found) else None
+
+
+def _stacked(arrays: list[mx.array], axis: int) -> mx.array:
+    return mx.stack(list(mx.broadcast_arrays(*arrays)), axis=axis)
 
 
 def _weighted(moments: mx.array, components: Any, log_weights: mx.array) -> mx.array:

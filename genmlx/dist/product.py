@@ -9,12 +9,13 @@ import mlx.core as mx
 from genmlx import handlers
 from genmlx.choicemap import EMPTY, ChoiceMap
 from genmlx.diff import NoChange, UnknownChange
-from genmlx.dist.component import moment
 from genmlx.dist.distribution import DistCall, Distribution
 from genmlx.dist.support import Support
+from genmlx.dist.values import as_array
 from genmlx.errors import UsageError, ValueMismatch, caller_line
-from genmlx.gfi import GenerativeFunction, register_call, unchanged
+from genmlx.gfi import GenerativeFunction, unchanged
 from genmlx.handlers import Handler
+from genmlx.pytree import register_slots
 from genmlx.random import split
 from genmlx.selection import ALL, Selection
 from genmlx.trace import Trace
@@ -34,8 +35,7 @@ class Cartesian(Support):
         return all(p.discrete for _, p in _items(self.parts))
 
     def contains(self, x: Any) -> mx.array:
-        inside = [mx.all(part.contains(mx.array(v))) for (_, part), (_, v) in zip(_items(self.parts), _items(x), strict=True)]
-        return mx.all(mx.stack(inside))
+        return mx.all(mx.stack([mx.all(part.contains(as_array(x[name]))) for name, part in _items(self.parts)]))
 
 
 class ProductCall(DistCall):
@@ -45,14 +45,10 @@ class ProductCall(DistCall):
 
     def _moment(self, which: str) -> Any:
         (parts,) = self.gen_fn.params(self.args)
-        found = {name: moment(part, which) for name, part in _items(parts)}
-        for name, part in _items(parts):
-            if found[name] is None:
-                raise UsageError(f"{part.gen_fn.__name__} has no {which} in closed form")
-        return _like(parts, found.values())
+        return _like(parts, [getattr(part, which) for _, part in _items(parts)])
 
 
-register_call(ProductCall)
+register_slots(ProductCall, ("raw_args", "raw_kwargs"))
 
 
 class ProductTrace(Trace):
@@ -117,11 +113,11 @@ class Product(Distribution):
 
     def log_prob(self, value: Any, args: tuple) -> mx.array:
         (parts,) = self.params(args)
-        if type(value) is not type(parts) or {n for n, _ in _items(value)} != {n for n, _ in _items(parts)}:
-            wanted = list(parts) if isinstance(parts, dict) else f"{len(parts)} values"
+        kind = dict if isinstance(parts, dict) else (list, tuple)
+        if not isinstance(value, kind) or {n for n, _ in _items(value)} != {n for n, _ in _items(parts)}:
             raise ValueMismatch(
                 f"{value!r:.60} is not a value of this {self.__name__}:",
-                expected=f"a {type(parts).__name__} of {wanted}",
+                expected=f"a dict of {list(parts)}" if kind is dict else f"a list of {len(parts)} values",
             )
         total: Any = 0.0
         for name, part in _items(parts):

@@ -27,7 +27,15 @@ class Support:
 
     def admits(self, number: float) -> bool:
         """Whether a host number lies in the set, found on the host."""
-        return bool(self.contains(mx.array(float(number))).item())
+        return self.admits_all(float(number))
+
+    def admits_all(self, data: Any) -> bool:
+        """Whether all of a host array, or of nested lists of numbers, lies in the set."""
+        try:
+            x = mx.array(data, dtype=mx.float32)
+        except (TypeError, ValueError):
+            return False
+        return x.ndim >= self.event_ndim and bool(mx.all(self.contains(x)).item())
 
     def interior(self, x: mx.array) -> mx.array:
         """A point inside the set, of the shape of ``x`` (or broadcasting to it)."""

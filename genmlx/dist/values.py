@@ -48,6 +48,15 @@ def as_array(value: Any, address: tuple | None = None) -> mx.array:
         ) from None
 
 
+def is_host_data(value: Any) -> bool:
+    """Whether a value is a number, a numpy array of numbers, or nested lists of those: known without an evaluation."""
+    if isinstance(value, (int, float)):
+        return True
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(is_host_data(item) for item in value)
+    return type(value).__module__ == "numpy" and value.dtype.kind in "bif"
+
+
 def as_parameter(value: Any, name: str, family: str) -> mx.array:
     """A real parameter as a floating array."""
     try:

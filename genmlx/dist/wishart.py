@@ -76,6 +76,7 @@ def bartlett(key: Any, shape: tuple, degrees: mx.array) -> mx.array:
     k = degrees.shape[-1]
     gamma_key, normal_key = random.split(key)
     chi = mx.exp(0.5 * (math.log(2) + log_standard_gamma(gamma_key, (*shape, k), 0.5 * degrees)))
+    chi = mx.maximum(chi, 1e-12)  # the square of its inverse, times a scale, is then still a float32
     return mx.tril(random.normal(normal_key, (*shape, k, k)), -1) + chi[..., None] * mx.eye(k)
 
 
@@ -98,15 +99,13 @@ def bounded(value: mx.array) -> mx.array:
 
 
 def from_factor(factor: mx.array) -> mx.array:
-    """factor factor^T, exactly symmetric, with the pivots kept where float32 still finds them positive."""
+    """factor factor^T, exactly symmetric, and positive definite in float32 however small a pivot is.
+
+    A factorization in float32 needs eigenvalues, relative to the diagonal, of a few ulp times the size (Demmel 1989).
+    """
     k = factor.shape[-1]
-    eye = mx.eye(k)
-    diagonal = mx.diagonal(factor, axis1=-2, axis2=-1)
-    floor = math.sqrt(k) * 1e-3 * mx.sqrt(mx.sum(factor * factor, axis=-1))
-    raised = mx.maximum(diagonal, mx.stop_gradient(floor))
-    factor = factor * (1 - eye) + raised[..., None] * eye
     x = factor @ mx.swapaxes(factor, -1, -2)
-    return 0.5 * (x + mx.swapaxes(x, -1, -2))
+    return 0.5 * (x + mx.swapaxes(x, -1, -2)) * (1 + (k - 1) * 2.0**-21 * mx.eye(k))
 
 
 wishart = Wishart("wishart")

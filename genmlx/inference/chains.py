@@ -1,14 +1,13 @@
 """Running Markov chains: many at once as the lanes of one batch, or one by one.
 
-A sampler gives a ``step(trace, key) -> (trace, info)``, where ``info`` is a dict of numbers for this step. Here it is
-run for all chains, warm-up first, and what it visits is kept.
+A sampler gives a ``Kernel``. Here its step is run for all chains, warm-up first, and what it visits is kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -19,19 +18,44 @@ from genmlx.gfi import Call, gen_errors
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, impossible, latents, positive_count
+from genmlx.inference.replay import BatchedStep, Lanes
+from genmlx.pytree import split_arrays
+from genmlx.random import LaneKey
 from genmlx.trace import Trace
-from genmlx.vectorized import VectorizedTrace, same_structure, vgenerate, where
+from genmlx.vectorized import VectorizedTrace, vgenerate, where
 from genmlx.versions import pinned
 
-Step = Callable[[Trace, Any], tuple[Trace, dict[str, Any]]]
+Step = Callable[[Any, Any], tuple[Any, dict[str, Any]]]
 _STARTS = 100
+
+
+def _itself(trace: Trace) -> Trace:
+    return trace
+
+
+def _visited(trace: Trace) -> tuple[ChoiceMap, Any]:
+    return trace.choices, trace.score
+
+
+class Kernel(NamedTuple):
+    """A sampler: ``step(state, key) -> (state, info)`` for one chain, with ``info`` a dict of numbers for this step.
+
+    The state is a trace, unless ``init(trace)`` makes another tree of it, of which ``read(state)`` gives the choices
+    and their log joint density. ``warm`` is the step during warm-up where that is another one: one that adapts.
+    """
+
+    step: Step
+    warm: Step | None = None
+    init: Callable[[Trace], Any] = _itself
+    read: Callable[[Any], tuple[ChoiceMap, Any]] = _visited
 
 
 def run_chains(
     algorithm: str,
     call: Call,
     observations: Any,
-    make_step: Callable[[Trace, ChoiceMap], Step],
+    make_kernel: Callable[[Trace, ChoiceMap], Kernel],
+    *,
     draws: int,
     warmup: int,
     thin: int,
@@ -41,41 +65,42 @@ def run_chains(
 ) -> Posterior:
     """A posterior of ``[chains, draws]``: ``warmup`` steps thrown away, then ``thin`` steps for each draw.
 
-    ``make_step(trace, observations)`` sees one starting trace, to check what it was told against it.
+    ``make_kernel(trace, observations)`` sees one starting trace, to check what it was told against it.
     """
     observations = checked_problem(call, observations)
     for name, count, least in (("draws", draws, 1), ("warmup", warmup, 0), ("thin", thin, 1), ("chains", chains, 1)):
         positive_count(name, count, least)
     streams = random.streams(key)
     with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
-        state = _start(call, observations, chains, streams.initialise)
-        first = state[0] if isinstance(state, VectorizedTrace) else state
-        kept = latents(observations)
-        if first.choices.filter(kept).is_empty:
-            raise UsageError("nothing to infer: every choice is observed, or there is none", gen_fn=call.gen_fn)
-        walk = _Walk(state, make_step(first, observations))
-        record = _Record(kept)
+        walk = _walk(call, observations, make_kernel, chains, streams.initialise)
+        record = _Record()
         warm, keys = _keys(streams.warmup, warmup), _keys(streams.propose, draws * thin)
+        since: list[dict] = []
 
         def warm_up(start: int, stop: int) -> dict:
-            infos = [walk.advance(warm[i]) for i in range(start, stop)]
+            infos = [walk.advance(warm[i], warm=True)[2] for i in range(start, stop)]
             mx.eval(walk.arrays(), infos)
             return _shown(infos)
 
         def sample(start: int, stop: int) -> dict:
             infos = []
             for i in range(start, stop):
-                steps = [walk.advance(keys[j]) for j in range(i * thin, (i + 1) * thin)]
-                infos.append(_averaged(steps))
-                record.add(walk.choices(), walk.score(), infos[-1])
+                choices, score, info = walk.advance(keys[i])
+                since.append(info)
+                infos.append(info)
+                if len(since) == thin:
+                    record.add(choices, score, _averaged(since))
+                    since.clear()
+            mx.eval(walk.arrays(), infos)
             record.close_block()
             return _shown(infos)
 
-        loop.run("warmup", warmup, warm_up)
-        loop.run("sampling", draws, sample)
-        values, log_joint, stats = record.finish()
+        loop.run("warmup", warmup, warm_up, least=0)
+        loop.run("sampling", draws * thin, sample, least=thin)
+        values, present, log_joint, stats = record.finish()
     result = Posterior(
         values,
+        present=present,
         stats=stats,
         log_joint=log_joint,
         call=call,
@@ -84,6 +109,7 @@ def run_chains(
         algorithm=algorithm,
         status=loop.status,
         timing=loop.timing,
+        execution=walk.execution,
     )
     return loop.deliver(result)
 
@@ -91,30 +117,39 @@ def run_chains(
 def accept(trace: Trace, proposed: Trace, log_ratio: Any, key: Any) -> tuple[Trace, dict[str, Any]]:
     """The Metropolis-Hastings choice between two traces; a NaN ratio rejects.
 
-    Traces that differ in their addresses are told apart on the host, which a batch cannot do.
+    In a batch both have the same choices. Alone they may differ in anything, and the choice is made on the host.
     """
     accepted = mx.log(random.uniform_open(key)) < log_ratio
     if proposed is trace:
         chosen = trace
-    elif same_structure(proposed, trace):
+    elif isinstance(key, LaneKey):
         chosen = where(accepted, proposed, trace)
     else:
         chosen = proposed if accepted.item() else trace
     return chosen, {"accept": accepted}
 
 
-def _start(call: Call, observations: ChoiceMap, chains: int, key: Any) -> Any:
-    """One prior draw for each chain, drawn again where the joint density is zero.
+def _walk(call: Call, observations: ChoiceMap, make_kernel: Callable, chains: int, key: Any) -> Any:
+    """The chains at their start.
 
-    One chain needs no batch: if the body branches on its choices, it is run as it is.
+    One chain needs no batch: if the model or the kernel branches on choices, it is run as it is.
     """
     keys = random.split(key, _STARTS)
     try:
-        state = vgenerate(call, observations, chains, keys[0]).trace
+        batch = _start(call, observations, chains, keys)
+        kernel = _kernel(call, observations, make_kernel, batch[0])
+        return _Batch(batch, kernel, observations)
     except BatchError:
         if chains > 1:
             raise
-        return _single_start(call, observations, keys)
+    trace = _single_start(call, observations, keys)
+    kernel = _kernel(call, observations, make_kernel, trace)
+    return _Single(trace, kernel, observations)
+
+
+def _start(call: Call, observations: ChoiceMap, chains: int, keys: list) -> VectorizedTrace:
+    """One prior draw for each chain, drawn again where the joint density is zero."""
+    state = vgenerate(call, observations, chains, keys[0]).trace
     for again in keys[1:]:
         alive = state.score > -math.inf
         if mx.all(alive).item():
@@ -131,82 +166,145 @@ def _single_start(call: Call, observations: ChoiceMap, keys: list) -> Trace:
     raise impossible(call, trace, observations)
 
 
+def _kernel(call: Call, observations: ChoiceMap, make_kernel: Callable, first: Trace) -> Kernel:
+    if first.choices.filter(latents(observations)).is_empty:
+        raise UsageError("nothing to infer: every choice is observed, or there is none", gen_fn=call.gen_fn)
+    return make_kernel(first, observations)
+
+
 def _keys(key: Any, n: int) -> Any:
     return mx.random.split(key, n) if n else []
 
 
-class _Walk:
-    """The chains' current traces, seen as ``[chains, ...]`` whether they are a batch or one plain trace."""
+def _visiting(step: Step, kernel: Kernel, observations: ChoiceMap) -> Callable:
+    """The step, and what the chain visits by it: the latent choices, the log joint density, the info."""
+    kept = latents(observations)
 
-    def __init__(self, state: Any, step: Step):
-        self.state, self.step = state, step
-        self.batched = isinstance(state, VectorizedTrace)
+    def visit(state: Any, key: Any) -> Any:
+        state, info = step(state, key)
+        choices, score = kernel.read(state)
+        for address in observations:
+            if address not in choices:
+                raise UsageError(
+                    "a step of the chain removed an observed choice",
+                    address=address,
+                    expected="a model in which every observed address is visited whatever the latent choices",
+                )
+        return state, (choices.filter(kept), score, info)
 
-    def advance(self, key: Any) -> dict[str, Any]:
-        if self.batched:
-            self.state, info = self.state.step(self.step, key)
-            return info
-        self.state, info = self.step(self.state, key)
-        mx.eval(self.arrays(), info)
-        return {name: value[None] for name, value in info.items()}
+    return visit
 
-    def choices(self) -> ChoiceMap:
-        return self.state.choices if self.batched else self.state.choices.map(lambda leaf: mx.array(leaf)[None])
 
-    def score(self) -> mx.array:
-        return self.state.score if self.batched else self.state.score[None]
+class _Batch:
+    """All chains at once."""
+
+    def __init__(self, batch: VectorizedTrace, kernel: Kernel, observations: ChoiceMap):
+        self.lanes, self._batch = Lanes.of(batch.lanes), batch
+        if kernel.init is not _itself:
+            start = self._of(lambda trace, key: (kernel.init(trace), ()))
+            self.lanes, _ = start.by_handlers(self.lanes, mx.random.key(0))
+        self._step = self._warm = self._of(_visiting(kernel.step, kernel, observations)).record(self.lanes)
+        if kernel.warm is not None:
+            self._warm = self._of(_visiting(kernel.warm, kernel, observations)).record(self.lanes)
+        self.execution = self._step.execution
+
+    def _of(self, f: Callable) -> BatchedStep:
+        return BatchedStep(f, self._batch.n, self._batch.args)
+
+    def advance(self, key: Any, warm: bool = False) -> tuple[ChoiceMap, Any, dict]:
+        self.lanes, visited = (self._warm if warm else self._step)(self.lanes, key)
+        return visited
 
     def arrays(self) -> list:
-        return [self.state.score, *(value for _, value in self.state.choices.items())]
+        return self.lanes.arrays
+
+
+class _Single:
+    """One chain, evaluated at every step: its body may branch on what it chose."""
+
+    execution = "handlers: one chain, of a body that branches on its choices"
+
+    def __init__(self, trace: Trace, kernel: Kernel, observations: ChoiceMap):
+        self.state = kernel.init(trace)
+        self._step = self._warm = _visiting(kernel.step, kernel, observations)
+        if kernel.warm is not None:
+            self._warm = _visiting(kernel.warm, kernel, observations)
+
+    def advance(self, key: Any, warm: bool = False) -> tuple[ChoiceMap, Any, dict]:
+        self.state, visited = (self._warm if warm else self._step)(self.state, key)
+        mx.eval(self.arrays(), split_arrays(visited)[0])
+        choices, score, info = visited
+        return (
+            choices.map(lambda leaf: mx.array(leaf)[None]),
+            mx.array(score)[None],
+            {name: mx.array(value)[None] for name, value in info.items()},
+        )
+
+    def arrays(self) -> list:
+        return split_arrays(self.state)[0]
 
 
 class _Record:
-    """What the chains visited: for each latent address ``[chains, draws, *event]``, NaN where a draw has it not."""
+    """What the chains visited: for each latent address ``[chains, draws, *event]``, and which draws have it."""
 
-    def __init__(self, kept: Any):
-        self.kept = kept
+    def __init__(self) -> None:
         self.rows: list[tuple[dict, Any, dict]] = []
-        self.blocks: list[tuple[dict, Any, dict]] = []
+        self.blocks: list[tuple[dict, mx.array, dict]] = []
 
-    def add(self, choices: ChoiceMap, score: mx.array, info: dict) -> None:
-        self.rows.append((choices.filter(self.kept).to_dict(), score, info))
+    def add(self, choices: ChoiceMap, score: Any, info: dict) -> None:
+        self.rows.append((choices.to_dict(), score, info))
 
     def close_block(self) -> None:
-        values, scores, infos = zip(*self.rows, strict=True)
-        block = (_joined(values, mx.stack), mx.stack(scores, axis=1), _joined(infos, mx.stack))
-        mx.eval(block)
-        self.blocks.append(block)
+        """Evaluate what was added since the last block."""
+        if not self.rows:
+            return
+        choices, scores, infos = zip(*self.rows, strict=True)
+        values = {name: _stacked(name, [row.get(name) for row in choices]) for name in _names(choices)}
+        stats = {name: mx.stack([info[name] for info in infos], axis=1) for name in infos[0]}
+        self.blocks.append((values, mx.stack(scores, axis=1), stats))
+        mx.eval(self.blocks[-1])
         self.rows = []
 
-    def finish(self) -> tuple[dict, mx.array, dict]:
-        values, scores, infos = zip(*self.blocks, strict=True)
-        return (_joined(values, mx.concatenate), mx.concatenate(scores, axis=1), _joined(infos, mx.concatenate))
+    def finish(self) -> tuple[dict, dict, mx.array, dict]:
+        blocks, scores, stats = zip(*self.blocks, strict=True)
+        values, present = {}, {}
+        for name in _names(blocks):
+            like = next(block[name][0] for block in blocks if name in block)
+            parts = []
+            for block, score in zip(blocks, scores, strict=True):
+                absent = mx.zeros((*score.shape, *like.shape[2:]), dtype=like.dtype)
+                parts.append(block.get(name, (absent, mx.zeros(score.shape, dtype=mx.bool_))))
+            values[name] = _joined(name, [value for value, _ in parts], mx.concatenate)
+            has = mx.concatenate([mask for _, mask in parts], axis=1)
+            if not mx.all(has).item():
+                present[name] = has
+        joined = {name: mx.concatenate([block[name] for block in stats], axis=1) for name in stats[0]}
+        return values, present, mx.concatenate(scores, axis=1), joined
 
 
-def _joined(parts: Iterable[dict], join: Callable) -> dict:
-    """One array for each name, along axis 1; a part that lacks it is NaN there."""
-    parts = list(parts)
-    joined = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        have = [part[name] for part in parts if name in part]
-        shape = have[0].shape if join is mx.stack else have[0].shape[2:]
-        if len(have) < len(parts):
-            have = [_or_nan(part, name, have[0], join) for part in parts]
-        try:
-            joined[name] = join(have, axis=1)
-        except ValueError:
-            raise ValueMismatch(
-                "a choice has not the same shape in all draws", address=name, expected=f"{list(shape)} as in the first"
-            ) from None
-    return joined
+def _names(parts: Any) -> dict:
+    return dict.fromkeys(name for part in parts for name in part)
 
 
-def _or_nan(part: dict, name: Any, like: mx.array, join: Callable) -> mx.array:
-    if name in part:
-        return part[name].astype(mx.float32)
-    length = next(iter(part.values())).shape[1:2] if join is mx.concatenate else ()
-    event = like.shape[2:] if join is mx.concatenate else like.shape[1:]
-    return mx.full((like.shape[0], *length, *event), math.nan)
+def _stacked(name: tuple, column: list) -> tuple[mx.array, mx.array]:
+    """The draws of one address in a block, zero where a draw has no such choice, and which draws have it."""
+    like = next(value for value in column if value is not None)
+    mask = mx.array([value is not None for value in column])
+    filled = [mx.zeros_like(like) if value is None else value for value in column]
+    return _joined(name, filled, mx.stack), mx.broadcast_to(mask, (like.shape[0], len(column)))
+
+
+def _joined(name: tuple, arrays: list, join: Callable) -> mx.array:
+    try:
+        return join(arrays, axis=1)
+    except ValueError:
+        event = list(arrays[0].shape[1 if join is mx.stack else 2 :])
+        raise ValueMismatch(
+            "a choice has not the same shape in all draws",
+            address=name,
+            expected=f"the shape {event} of the first",
+            hint="one address for each element, as ('y', 0), ('y', 1)",
+        ) from None
 
 
 def _averaged(steps: list[dict]) -> dict:

@@ -19,7 +19,7 @@ _TARGET, _SLOWEST = 0.1, 0.15
 
 
 class Progress(NamedTuple):
-    """What a ``progress`` callback is given after each block."""
+    """What a ``progress`` callback is given after each block: ``done`` of ``total`` steps of this phase."""
 
     algorithm: str
     phase: str
@@ -45,7 +45,6 @@ class Loop:
         self.algorithm, self.progress = algorithm, progress
         self.interrupted = False
         self.timing: dict[str, float] = {"total": 0.0, "display": 0.0}
-        self._size = 1
 
     def __enter__(self) -> Loop:
         self._start = time.perf_counter()
@@ -68,22 +67,22 @@ class Loop:
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def run(self, phase: str, total: int, block: Callable[[int, int], dict[str, Any] | None]) -> int:
-        """Call ``block(start, stop)`` until ``total`` steps are done, or one block after Ctrl-C; the steps done.
+    def run(self, phase: str, total: int, block: Callable[[int, int], dict[str, Any] | None], least: int = 1) -> int:
+        """Call ``block(start, stop)`` until ``total`` steps are done, or Ctrl-C and ``least``; the steps done.
 
         ``block`` evaluates what it computed, and may return what the progress callback shall show.
         """
-        done, began = 0, time.perf_counter()
-        while done < total and not (self.interrupted and done):
-            stop = min(done + self._size, total)
+        done, size, began = 0, 1, time.perf_counter()
+        while done < total and not (self.interrupted and done >= least):
+            stop = min(done + size, total)
             start = time.perf_counter()
             info = block(done, stop)
             spent = time.perf_counter() - start
             done = stop
             if spent < _TARGET / 2:
-                self._size *= 2
+                size *= 2
             elif spent > _SLOWEST:
-                self._size = max(1, int(self._size * _TARGET / spent))
+                size = max(1, int(size * _TARGET / spent))
             if self.progress is not None:
                 shown = time.perf_counter()
                 self.progress(Progress(self.algorithm, phase, done, total, shown - self._start, info or {}))

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from genmlx import random
-from genmlx.choicemap import ChoiceMap, covering
+from genmlx.choicemap import EMPTY, ChoiceMap, covering
 from genmlx.edit import Propose
 from genmlx.errors import UsageError, show_address
 from genmlx.gfi import Call, require_selectable
-from genmlx.inference.chains import Step, accept, run_chains
+from genmlx.inference.chains import Kernel, Step, accept, run_chains
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import latents
 from genmlx.selection import Selection, as_selection
@@ -53,12 +53,23 @@ def mh(
     if selection is not None and proposal is not None:
         raise UsageError("mh was given a selection and a proposal", expected="one of the two")
 
-    def make_step(start: Trace, observations: ChoiceMap) -> Step:
+    def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
         if proposal is not None:
-            return propose_step(proposal)
-        return regenerate_step(_movable(call, selection, start, observations))
+            return Kernel(propose_step(proposal, observations))
+        return Kernel(regenerate_step(_movable(call, selection, start, observations)))
 
-    return run_chains("mh", call, observations, make_step, draws, warmup, thin, chains, key, progress)
+    return run_chains(
+        "mh",
+        call,
+        observations,
+        make_kernel,
+        draws=draws,
+        warmup=warmup,
+        thin=thin,
+        chains=chains,
+        key=key,
+        progress=progress,
+    )
 
 
 def regenerate_step(selection: Selection) -> Step:
@@ -72,13 +83,16 @@ def regenerate_step(selection: Selection) -> Step:
     return step
 
 
-def propose_step(proposal: Any) -> Step:
+def propose_step(proposal: Any, observations: ChoiceMap = EMPTY) -> Step:
     """Make the proposal's choices; the log acceptance ratio is the weight of the ``Propose`` edit."""
     request = Propose(proposal, proposal)
 
     def step(trace: Trace, key: Any) -> Any:
         propose_key, accept_key = random.split(key)
-        new, weight, _, _ = request.apply(trace, propose_key)
+        new, weight, _, backward = request.apply(trace, propose_key)
+        for address in backward.choices:
+            if address in observations:
+                raise UsageError("the proposal moves an observed choice", address=address, gen_fn=trace.gen_fn)
         return accept(trace, new, weight, accept_key)
 
     return step

@@ -32,16 +32,20 @@ class Posterior:
         *,
         stats: Mapping[str, mx.array],
         log_joint: mx.array,
+        present: Mapping[tuple, mx.array] | None = None,
         call: Call | None = None,
         pins: dict | None = None,
         observations: ChoiceMap = EMPTY,
         algorithm: str = "",
         status: str = "complete",
         timing: Mapping[str, float] | None = None,
+        execution: str = "",
     ):
+        self._present = dict(present or {})
         self._values, self.stats, self.log_joint = dict(values), dict(stats), log_joint
         self.call, self.pins, self.observations = call, dict(pins or {}), observations
         self.algorithm, self.status, self.timing = algorithm, status, dict(timing or {})
+        self.execution = execution
 
     @property
     def chains(self) -> int:

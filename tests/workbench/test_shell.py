@@ -37,6 +37,7 @@ ratio(1)
         ("1 + 1", 0, "2\n"),
         ("x = 3\nx", 0, "3\n"),
         ("1 + 1;", 0, ""),
+        ("", 0, ""),
         ("mx.array(1.5).item(), genmlx.__name__, callable(gen)", 0, "(1.5, 'genmlx', True)\n"),
         ("print(__name__)", 0, "__main__\n"),
         ("import sys; sys.exit(7)", 7, ""),
@@ -147,6 +148,12 @@ def test_unusable_arguments_leave_status_2(shell, tmp_path, arguments, message):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
+def test_a_setting_that_ipython_refuses_leaves_status_2(shell):
+    done = shell("--log-level=banana", "-c", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "banana" in done.stderr
+
+
 def test_help_and_version(shell):
     assert shell("--help").stdout.startswith("usage: genmlx-shell")
     assert re.fullmatch(r"genmlx \d+\.\d+\.\d+\n", shell("--version").stdout)
@@ -158,9 +165,17 @@ def test_nothing_on_standard_input_is_fine(shell):
 
 
 def test_stay_after_code(shell):
-    done = shell("-i", "--no-banner", "-c", "x = 20", stdin="x + 1\nexit\n")
+    done = shell("-i", "--no-banner", "-c", "x = 20\nx", stdin="x + 1\nexit\n")
     assert done.returncode == 0
-    assert "gen[1]> Out[1]: 21\n" in done.stdout
+    assert done.stdout.startswith("20\n\ngen[2]> Out[2]: 21\n")
+
+
+def test_stay_after_an_error(shell, tmp_path):
+    (tmp_path / "a.py").write_text("# %%\nx = 20\n# %%\nx / 0\n")
+    done = shell("-i", "--no-banner", "a.py", stdin="x + 1\nexit\n")
+    assert done.returncode == 0
+    assert "Out[3]: 21\n" in done.stdout
+    assert done.stderr.splitlines()[-1] == "a.py:4 (cell 2) ZeroDivisionError: division by zero"
 
 
 def test_figures_need_no_display_and_make_no_noise(shell, tmp_path):
@@ -183,6 +198,18 @@ def test_the_users_profile_applies_and_wins(shell, tmp_path):
     assert shell("-c", code).returncode == 1
     done = shell("-c", code, IPYTHONDIR=str(tmp_path / "ipython"))
     assert done.stdout == "(11, True, True)\n"
+
+
+def test_no_escape_sequence_in_a_pipe_whatever_the_profile_says(shell, tmp_path):
+    profile = tmp_path / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_config.py").write_text(
+        "c.TerminalInteractiveShell.editing_mode = 'vi'\nc.InteractiveShell.colors = 'linux'\n"
+    )
+    for arguments in (["-c", "1 / 0"], ["-i", "-c", "1 / 0"]):
+        done = shell(*arguments, IPYTHONDIR=str(tmp_path / "ipython"))
+        assert "ZeroDivisionError" in done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("text", ["# %%\nimport time\ntime.sleep(60)\n", "import time\ntime.sleep(60)\n"])

@@ -178,6 +178,13 @@ def test_not_positive_definite(name):
     assert not np.any(np.array(slopes[1][0])) and np.all(np.array(slopes[1][1]))
 
 
+def test_singular_triangle():
+    """Catches MLX's RuntimeError, raised on evaluation for a whole batch of which one matrix is singular."""
+    lower = mx.stack([mx.array([[1.0, 0.0], [2.0, 0.0]]), mx.array([[1.0, 0.0], [2.0, 4.0]])])
+    x = np.array(linalg.solve_triangular(lower, mx.array([[1.0], [4.0]])))
+    assert np.all(np.isnan(x[0])) and x[1].tolist() == [[1.0], [0.5]]
+
+
 def test_rounding_of_a_covariance_is_not_asymmetry():
     """Catches a symmetry test by equality: float32 products leave differences in the last digits."""
     s = covariance(4)

@@ -133,7 +133,7 @@ ONE_ARGUMENT_ULP = {
 
 @pytest.mark.parametrize("name", ONE_ARGUMENT_ULP)
 def test_ulp(name):
-    """Catches a wrong digit in any coefficient, a missing branch, and MLX's own exp (62 ulp), sigmoid and erf."""
+    """Catches a wrong coefficient, a branch used outside its range, and MLX's own exp (62 ulp), sigmoid and erf."""
     function, oracle, grid, bound = ONE_ARGUMENT_ULP[name]
     assert worst_ulp(function, oracle, grid) <= bound
 

@@ -1,0 +1,33 @@
+"""The circle: angles in [-pi, pi], what the circular families have in common."""
+
+import math
+from typing import Any
+
+import mlx.core as mx
+
+from genmlx import random
+from genmlx.dist.support import Interval
+
+circle = Interval(-math.pi, math.pi, phrase="an angle in [-pi, pi]")
+LOG_TWO_PI = math.log(2 * math.pi)
+_TURN_HIGH, _TURN_LOW = 6.28125, 2 * math.pi - 6.28125  # a few turns are subtracted from an angle exactly
+
+
+def _reduced(angle: mx.array, origin: mx.array | float) -> mx.array:
+    turns = mx.stop_gradient(mx.round((angle - origin) * (0.5 / math.pi)))
+    return ((angle - turns * _TURN_HIGH) - origin) - turns * _TURN_LOW
+
+
+def wrap(angle: mx.array) -> mx.array:
+    """The same angle in [-pi, pi]."""
+    return mx.clip(_reduced(angle, 0.0), -math.pi, math.pi)
+
+
+def angle_from(mu: mx.array, x: mx.array) -> mx.array:
+    """The angle from mu, any real number, to x, on the shorter way round."""
+    return _reduced(x, _reduced(mu, 0.0))
+
+
+def wrapped_cauchy_angle(key: Any, shape: tuple, ratio: mx.array) -> mx.array:
+    """Wrapped Cauchy angles around 0, given (1 - rho) / (1 + rho): the half angle's tangent is a Cauchy variable."""
+    return 2 * mx.arctan(ratio * mx.tan(math.pi * (random.uniform_open(key, shape) - 0.5)))
