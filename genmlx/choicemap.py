@@ -96,6 +96,10 @@ class ChoiceMap:
     def addresses(self) -> list[tuple]:
         return list(self)
 
+    def parts(self) -> list:
+        """The first parts of the addresses."""
+        return list(self._root) if type(self._root) is dict else []
+
     def to_dict(self) -> dict[tuple, Any]:
         """``{address tuple: value}``; ``choicemap`` of it is this map again."""
         return dict(self.items())

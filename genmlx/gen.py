@@ -15,7 +15,7 @@ from genmlx.choicemap import EMPTY, ChoiceMap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.digest import digest
 from genmlx.errors import UsageError, caller_line
-from genmlx.gfi import Call, GenerativeFunction, unchanged
+from genmlx.gfi import Call, GenerativeFunction, as_weight, total, unchanged
 from genmlx.handlers import Handler, Spliced, below, selected
 from genmlx.params import ParamStore, current_value, peek
 from genmlx.pytree import register
@@ -131,12 +131,11 @@ class GenTrace(Trace):
 
     def __init__(self, gen_fn: GenFn, made_by: Version, args: tuple, retval: Any, handler: Handler):
         subtraces = handler.subtraces
-        scores = [sub.score for sub in subtraces.values()]
         super().__init__(
             gen_fn=gen_fn,
             args=args,
             retval=retval,
-            score=sum(scores[1:], scores[0]) if scores else mx.array(0.0),
+            score=as_weight(total([sub.score for sub in subtraces.values()])),
             subtraces=subtraces,
             params=handler.params,
             made_by=made_by,

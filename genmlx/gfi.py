@@ -360,6 +360,14 @@ def unchanged(diffs: tuple) -> bool:
     return all(d is NoChange for d in diffs)
 
 
+def total(terms: list) -> Any:
+    """The sum of scores or weights, of which some are the Python number 0.0."""
+    arrays = [term for term in terms if isinstance(term, mx.array)]
+    if len(arrays) < 4:
+        return sum(arrays[1:], arrays[0]) if arrays else 0.0
+    return mx.sum(mx.stack(arrays))
+
+
 def as_weight(weight: Any) -> mx.array:
     return weight if isinstance(weight, mx.array) else mx.array(weight, dtype=mx.float32)
 

@@ -14,13 +14,12 @@ from genmlx.address import normalise
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.errors import AddressCollision, AddressError, GenError, UsageError, is_library_file
-from genmlx.gfi import Call, GenerativeFunction, argument_diffs
-from genmlx.random import split
+from genmlx.gfi import Call, GenerativeFunction, argument_diffs, total
+from genmlx.random import Keys
 from genmlx.selection import Selection
 from genmlx.trace import Trace
 
 _handler: ContextVar[Handler | None] = ContextVar("genmlx_handler", default=None)
-_CHUNK = 8
 
 
 class Spliced(NamedTuple):
@@ -42,8 +41,8 @@ class Handler:
         self.owner, self.constraints = owner, constraints
         self.subtraces: OrderedDict[tuple, Trace] = OrderedDict()
         self.params: OrderedDict[tuple, Any] = OrderedDict()
-        self.weight: Any = 0.0
-        self._key, self._keys = key, []
+        self.weights: list = []
+        self.keys = Keys(key)
         self._lines: dict[tuple, Any] = {}
         self._prefixes: dict[tuple, tuple] = {}
 
@@ -53,12 +52,6 @@ class Handler:
 
     def __exit__(self, *exc: Any) -> None:
         _handler.reset(self._token)
-
-    def next_key(self) -> Any:
-        """Keys are split in chunks: one split serves seven sites, and the last of a chunk starts the next."""
-        if not self._keys:
-            *self._keys, self._key = split(self._key, _CHUNK)
-        return self._keys.pop(0)
 
     def trace(self, address: Any, call: Call) -> Any:
         address = normalise(address)
@@ -90,9 +83,9 @@ class Handler:
     def visit(self, address: tuple, gen_fn: GenerativeFunction, args: tuple) -> Trace:
         raise NotImplementedError
 
-    def add(self, weight: Any) -> None:
-        if type(weight) is not float or weight != 0.0:
-            self.weight = weight if type(self.weight) is float and self.weight == 0.0 else self.weight + weight
+    @property
+    def weight(self) -> Any:
+        return total(self.weights)
 
     def at(self, address: tuple) -> ChoiceMap:
         return below(self.constraints, address)
@@ -142,15 +135,15 @@ def selected(selection: Selection, address: tuple) -> Selection:
 
 class Simulate(Handler):
     def visit(self, address: tuple, gen_fn: GenerativeFunction, args: tuple) -> Trace:
-        return gen_fn._simulate(args, self.next_key())
+        return gen_fn._simulate(args, self.keys.next())
 
 
 class Generate(Handler):
     """Without a key it is assess: whatever is not constrained raises."""
 
     def visit(self, address: tuple, gen_fn: GenerativeFunction, args: tuple) -> Trace:
-        sub, weight = gen_fn._generate(args, self.at(address), self.next_key())
-        self.add(weight)
+        sub, weight = gen_fn._generate(args, self.at(address), self.keys.next())
+        self.weights.append(weight)
         return sub
 
 
@@ -163,23 +156,23 @@ class Update(Handler):
     def visit(self, address: tuple, gen_fn: GenerativeFunction, args: tuple) -> Trace:
         constraints, old = self.at(address), self.old.get(address)
         if old is None:
-            sub, weight = gen_fn._generate(args, constraints, self.next_key())
+            sub, weight = gen_fn._generate(args, constraints, self.keys.next())
         else:
             if old.gen_fn is gen_fn:
                 diffs = argument_diffs(old.args, args)
-                sub, weight, _, discard = gen_fn._update(old, args, diffs, constraints, self.next_key())
+                sub, weight, _, discard = gen_fn._update(old, args, diffs, constraints, self.keys.next())
             else:
-                sub, weight, _, discard = update_by_generate(old, gen_fn, args, constraints, self.next_key())
+                sub, weight, _, discard = update_by_generate(old, gen_fn, args, constraints, self.keys.next())
             if not discard.is_empty:
                 self.discarded.append((address, discard))
-        self.add(weight)
+        self.weights.append(weight)
         return sub
 
     def discard(self) -> ChoiceMap:
         """Everything that was overwritten or removed; takes the score of what was removed out of the weight."""
         for address, old in self.old.items():
             if address not in self.subtraces:
-                self.add(-old.score)
+                self.weights.append(-old.score)
                 self.discarded.append((address, old.choices))
         return gather(self.discarded)
 
@@ -193,14 +186,14 @@ class Regenerate(Handler):
     def visit(self, address: tuple, gen_fn: GenerativeFunction, args: tuple) -> Trace:
         old = self.old.get(address)
         if old is None:
-            return gen_fn._simulate(args, self.next_key())
+            return gen_fn._simulate(args, self.keys.next())
         selection = selected(self.selection, address)
         if old.gen_fn is gen_fn:
             diffs = argument_diffs(old.args, args)
-            sub, weight, _ = gen_fn._regenerate(old, args, diffs, selection, self.next_key())
+            sub, weight, _ = gen_fn._regenerate(old, args, diffs, selection, self.keys.next())
         else:
-            sub, weight, _ = regenerate_by_generate(old, gen_fn, args, selection, self.next_key())
-        self.add(weight)
+            sub, weight, _ = regenerate_by_generate(old, gen_fn, args, selection, self.keys.next())
+        self.weights.append(weight)
         return sub
 
 

@@ -47,6 +47,7 @@ class _Session(threading.local):
 
 
 _session = _Session()
+_CHUNK = 8
 _WORD = (1 << 64) - 1
 
 
@@ -94,6 +95,20 @@ def split(key: Any, n: int = 2) -> list:
         return [LaneKey(k, key.lane, key.depth) for k in split(key.key, n)]
     rows = mx.random.split(key, n)
     return [rows[i] for i in range(n)]
+
+
+class Keys:
+    """A supply of independent keys: one split serves seven, and its last row starts the next split."""
+
+    __slots__ = ("_key", "_ready")
+
+    def __init__(self, key: Any):
+        self._key, self._ready = key, []
+
+    def next(self) -> Any:
+        if not self._ready:
+            *self._ready, self._key = split(self._key, _CHUNK)
+        return self._ready.pop(0)
 
 
 def streams(key: Any) -> Streams:

@@ -109,7 +109,10 @@ def _transformed(
     step = mx.floor((2 * a / s + b) * u + (mean - whole + shift))
     k = whole + step
     log_ratio = mx.log(v * height / (a / (s * s) + b)) - log_mass(mx.maximum(k, 0.0))
-    accepted = ((s >= 0.07) & (v <= squeeze)) | ((k >= 0) & (log_ratio <= 0))
+    accepted = mx.logical_or(
+        mx.logical_and(s >= 0.07, v <= squeeze),
+        mx.logical_and(k >= 0, log_ratio <= 0),
+    )
     first = mx.argmax(accepted, axis=-1, keepdims=True)
     chosen = mx.where(mx.any(accepted, axis=-1, keepdims=True), mx.take_along_axis(step, first, axis=-1), 0.0)
     return (whole.astype(mx.int32) + chosen.astype(mx.int32))[..., 0]

@@ -57,7 +57,7 @@ def _proposal(key: random.Key, shape: tuple, a: mx.array) -> tuple[mx.array, mx.
     d = mx.where(low, a + 1, a) - 1 / 3
     scale = mx.rsqrt(9 * d)
     proposed = random.normal(normals, (_ROUNDS, *shape)) * scale
-    # Log of the acceptance probability x^2/2 + d - d v + d log v, with x = 3 sqrt(d) t and v = (1 + t)^3 multiplied out.
+    # Log of the acceptance probability x^2/2 + d - d v + d log v, with x = 3 sqrt(d) t and v = (1 + t)^3 expanded.
     safe = mx.where(proposed > -1, proposed, 0.0)
     log_accept = 3 * d * (mx.log1p(safe) - safe * (1 - safe * (0.5 - safe / 3)))
     accepted = (proposed > -1) & (random.exponential(exponentials, (_ROUNDS, *shape)) > -log_accept)

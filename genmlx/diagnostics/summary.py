@@ -127,9 +127,10 @@ class Summary:
     NaN.
     """
 
-    def __init__(self, sites: Mapping[str, Mapping[str, Row]], chains: int, draws: int):
+    def __init__(self, sites: Mapping[str, Mapping[str, Row]], chains: int, draws: int, notes: tuple[str, ...] = ()):
         self.chains = chains
         self.draws = draws
+        self.notes = notes
         self._sites = sites
         self._rows = {name: row for rows in sites.values() for name, row in rows.items()}
 
@@ -142,6 +143,13 @@ class Summary:
         known = [*self._sites, *self._rows]
         hint = f"the nearest is {_nearest(wanted, known)!r}" if known else "it is empty"
         raise KeyError(f"no row {wanted!r} in this summary; {hint}")
+
+    def extended(self, address: Hashable, rows: Mapping[tuple, tuple[float, ...]], note: str) -> "Summary":
+        """With one more site: its columns by the index of each element, and a line about it below the rows."""
+        site = _text(address)
+        named = {f"{site}[{','.join(map(str, index))}]" if index else site: values for index, values in rows.items()}
+        sites = {**self._sites, site: {name: Row(name, *values) for name, values in named.items()}}
+        return Summary(sites, self.chains, self.draws, (*self.notes, f"{site}: {note}"))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -212,6 +220,7 @@ class Summary:
         return [
             f"{chains} x {self.draws:,} draws; q5 to q95 is the equal-tailed 90% interval",
             *([f"constant: {_listed(constant)}"] if constant else []),
+            *self.notes,
             *(f"! {line}" for line in self.flags()),
         ]
 

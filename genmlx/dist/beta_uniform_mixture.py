@@ -42,7 +42,7 @@ class BetaUniformMixture(Distribution):
         t1, r1, l1 = mx.where(flat, theta, 0.5), mx.where(flat, rest, 0.5), mx.where(flat, mx.minimum(lb, 80.0), 0.0)
         t2, r2, l2 = mx.where(flat, 0.5, theta), mx.where(flat, 0.5, rest), mx.where(flat, 0.0, lb)
         from_flat = mx.log(r1) + mx.log1p(t1 / r1 * mx.exp(l1))
-        from_beta = mx.log(t2) + l2 + mx.log1p(r2 / t2 * mx.exp(-l2))
+        from_beta = mx.log(t2) + l2 + mx.log1p(r2 / t2 * mx.exp(mx.minimum(-l2, 80.0)))
         value = mx.where(flat, from_flat, mx.where(infinite, math.inf, from_beta))
         return mx.where((theta >= 0) & (theta <= 1), value, math.nan)
 

@@ -20,7 +20,7 @@ class Logits(Support):
     event_ndim = 1
 
     def contains(self, x: mx.array) -> mx.array:
-        return mx.all(x < math.inf, axis=-1) & mx.any(x > -math.inf, axis=-1)
+        return mx.logical_and(mx.all(x < math.inf, axis=-1), mx.any(x > -math.inf, axis=-1))
 
 
 class Categorical(Distribution):

@@ -44,7 +44,7 @@ class DiscreteUniform(Distribution):
         return (lo + place.astype(mx.int64)).astype(mx.int32)
 
     def _log_density(self, x: mx.array, lo: mx.array, hi: mx.array) -> mx.array:
-        whole = (mx.floor(lo) == lo) & (mx.floor(hi) == hi)
+        whole = mx.logical_and(mx.floor(lo) == lo, mx.floor(hi) == hi)
         lo, hi = lo.astype(mx.float32), hi.astype(mx.float32)
         return mx.where(whole, mx.broadcast_to(-mx.log(hi - lo + 1), x.shape), math.nan)
 

@@ -11,7 +11,7 @@ from genmlx import random
 from genmlx.backend import count_samplers
 from genmlx.backend.saddle import log_poisson_raw
 from genmlx.dist.distribution import Distribution
-from genmlx.dist.support import Counts, Support, natural
+from genmlx.dist.support import Counts, Support, natural, nonnegative
 
 
 class Weights(Support):
@@ -21,7 +21,7 @@ class Weights(Support):
     event_ndim = 1
 
     def contains(self, x: mx.array) -> mx.array:
-        return mx.all((x >= 0) & (x < math.inf), axis=-1) & mx.any(x > 0, axis=-1)
+        return mx.logical_and(mx.all(nonnegative.contains(x), axis=-1), mx.any(x > 0, axis=-1))
 
 
 class Multinomial(Distribution):

@@ -53,7 +53,7 @@ def log_neg_binomial(x: mx.array, r: mx.array, p: mx.array) -> mx.array:
     p1, x1 = mx.where(certain, 0.5, p), mx.where(none, 1.0, x)
     some = log_beta_density(p1, r, x1) + mx.log(p1) + mx.log1p(-p1) - mx.log(x1)
     value = mx.where(none, r * mx.log(p), mx.where(certain, -math.inf, some))
-    return mx.where((r > 0) & (p > 0) & (p <= 1), value, math.nan)
+    return mx.where(mx.logical_and(r > 0, mx.logical_and(p > 0, p <= 1)), value, math.nan)
 
 
 neg_binomial = NegBinomial("neg_binomial")

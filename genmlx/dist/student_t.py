@@ -19,7 +19,7 @@ class StudentT(Distribution):
     """``student_t(df, loc=0, scale=1)``: any real df > 0 degrees of freedom, on the real line; scale > 0.
 
     >>> round(student_t(3.5).log_prob(1).item(), 6)
-    -1.541796
+    -1.554931
     """
 
     parameters = {"df": positive, "loc": real, "scale": positive}

@@ -1,4 +1,7 @@
-"""Supports: the sets in which values and parameters of distributions lie."""
+"""Supports: the sets in which values and parameters of distributions lie.
+
+Conditions are joined by ``mx.logical_and``: under ``mx.vmap``, MLX 0.32.4 gets ``&`` wrong where one side is unbatched.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +81,8 @@ class Interval(Support):
     def contains(self, x: mx.array) -> mx.array:
         above = x >= self.lo if self.closed_lo else x > self.lo
         if _is_inf(self.hi):
-            return above & (x < math.inf)
-        return above & (x <= self.hi if self.closed_hi else x < self.hi)
+            return mx.logical_and(above, x < math.inf)
+        return mx.logical_and(above, x <= self.hi if self.closed_hi else x < self.hi)
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.array(self.lo + 1.0 if _is_inf(self.hi) else 0.5 * (self.lo + self.hi))
@@ -100,8 +103,8 @@ class Integers(Support):
 
     def contains(self, x: mx.array) -> mx.array:
         inside = x >= self.lo if not _is_inf(self.lo) else mx.abs(x) < math.inf
-        inside = inside & (x < math.inf if _is_inf(self.hi) else x <= self.hi)
-        return inside & (mx.floor(x) == x) if mx.issubdtype(x.dtype, mx.floating) else inside
+        inside = mx.logical_and(inside, x < math.inf if _is_inf(self.hi) else x <= self.hi)
+        return mx.logical_and(inside, mx.floor(x) == x) if mx.issubdtype(x.dtype, mx.floating) else inside
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.array(0) if _is_inf(self.lo) else mx.array(self.lo)
@@ -123,7 +126,7 @@ class Simplex(Support):
 
     def contains(self, x: mx.array) -> mx.array:
         # The sum of k rounded float32 numbers is off by about sqrt(k) half ulps; 1e-5 leaves room for k = 10^4.
-        return mx.all(x >= 0, axis=-1) & (mx.abs(mx.sum(x, axis=-1) - 1) < 1e-5)
+        return mx.logical_and(mx.all(x >= 0, axis=-1), mx.abs(mx.sum(x, axis=-1) - 1) < 1e-5)
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.full((x.shape[-1],), 1.0 / x.shape[-1])
@@ -163,7 +166,7 @@ class Counts(Support):
         self.total = total
 
     def contains(self, x: mx.array) -> mx.array:
-        return mx.all(natural.contains(x), axis=-1) & (mx.sum(x, axis=-1) == self.total)
+        return mx.logical_and(mx.all(natural.contains(x), axis=-1), mx.sum(x, axis=-1) == self.total)
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.where(mx.arange(x.shape[-1]) == 0, mx.array(self.total)[..., None], 0)
@@ -179,7 +182,7 @@ class Ordered(Support):
         super().__init__(phrase)
 
     def contains(self, x: mx.array) -> mx.array:
-        return mx.all(mx.abs(x) < math.inf, axis=-1) & mx.all(x[..., 1:] > x[..., :-1], axis=-1)
+        return mx.logical_and(mx.all(mx.abs(x) < math.inf, axis=-1), mx.all(x[..., 1:] > x[..., :-1], axis=-1))
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.arange(x.shape[-1])
@@ -210,7 +213,8 @@ class CholeskyCorrelation(Support):
     def contains(self, x: mx.array) -> mx.array:
         lower = mx.all(mx.abs(x - mx.tril(x)) == 0, axis=(-2, -1))
         unit = mx.all(mx.abs(mx.sum(x * x, axis=-1) - 1) < 1e-5, axis=-1)
-        return lower & unit & mx.all(mx.diagonal(x, axis1=-2, axis2=-1) > 0, axis=-1)
+        positive_diagonal = mx.all(mx.diagonal(x, axis1=-2, axis2=-1) > 0, axis=-1)
+        return mx.logical_and(mx.logical_and(lower, unit), positive_diagonal)
 
     def interior(self, x: mx.array) -> mx.array:
         return mx.eye(x.shape[-1])

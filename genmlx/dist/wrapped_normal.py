@@ -36,7 +36,9 @@ class WrappedNormal(Distribution):
         right, left = (2 * math.pi / s) * ((math.pi - d) / s), (2 * math.pi / s) * ((math.pi + d) / s)
         turns = -0.5 * z * z + mx.log1p(mx.exp(-right) + mx.exp(-left)) - mx.log(s) - 0.5 * LOG_TWO_PI
         wide = mx.where(narrow, 1.5, sigma)
-        waves = sum(2 * mx.exp(-0.5 * n * n * wide * wide) * mx.cos(n * d) for n in (4, 3, 2, 1))
+        waves = mx.zeros_like(d)
+        for n in (4, 3, 2, 1):
+            waves = waves + 2 * mx.exp(-0.5 * n * n * wide * wide) * mx.cos(n * d)
         return mx.where(sigma > 0, mx.where(narrow, turns, mx.log1p(waves) - LOG_TWO_PI), math.nan)
 
 

@@ -35,11 +35,11 @@ class ZeroInflatedPoisson(Distribution):
         # gate + (1 - gate) e^-rate is e^-rate (1 + gate (e^rate - 1)), which keeps the digits of a small gate
         small = rate < 30
         zero_small = mx.log1p(gate * mx.expm1(mx.where(small, rate, 0.0))) - rate
-        g = mx.where(small | closed, 0.5, gate)
+        g = mx.where(mx.logical_or(small, closed), 0.5, gate)
         zero_large = mx.where(closed, -rate, logaddexp(mx.log(g), mx.log1p(-g) - rate))
         some = mx.log1p(-mx.where(none, 0.0, gate)) + log_poisson_raw(mx.where(none, 1, x), rate)
         value = mx.where(none, mx.where(small, zero_small, zero_large), some)
-        return mx.where((gate >= 0) & (gate <= 1) & (rate >= 0), value, math.nan)
+        return mx.where(mx.logical_and(mx.logical_and(gate >= 0, gate <= 1), rate >= 0), value, math.nan)
 
     def _mean(self, gate: mx.array, rate: mx.array) -> mx.array:
         return (1 - gate) * rate

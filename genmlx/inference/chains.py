@@ -19,6 +19,7 @@ from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, impossible, latents, positive_count
 from genmlx.inference.replay import BatchedStep, Lanes
+from genmlx.masked import Masked, active_of, value_of
 from genmlx.pytree import split_arrays
 from genmlx.random import LaneKey
 from genmlx.trace import Trace
@@ -234,14 +235,17 @@ class _Single:
         self.state, visited = (self._warm if warm else self._step)(self.state, key)
         mx.eval(self.arrays(), split_arrays(visited)[0])
         choices, score, info = visited
-        return (
-            choices.map(lambda leaf: mx.array(leaf)[None]),
-            mx.array(score)[None],
-            {name: mx.array(value)[None] for name, value in info.items()},
-        )
+        return choices.map(_alone), _alone(score), {name: _alone(value) for name, value in info.items()}
 
     def arrays(self) -> list:
         return split_arrays(self.state)[0]
+
+
+def _alone(leaf: Any) -> Any:
+    """A batch of this one value."""
+    if isinstance(leaf, Masked):
+        return Masked(_alone(leaf.value), _alone(leaf.active))
+    return mx.array(leaf)[None]
 
 
 class _Record:
@@ -274,9 +278,10 @@ class _Record:
             for block, score in zip(blocks, scores, strict=True):
                 absent = mx.zeros((*score.shape, *like.shape[2:]), dtype=like.dtype)
                 parts.append(block.get(name, (absent, mx.zeros(score.shape, dtype=mx.bool_))))
-            values[name] = _joined(name, [value for value, _ in parts], mx.concatenate)
             has = mx.concatenate([mask for _, mask in parts], axis=1)
-            if not mx.all(has).item():
+            if mx.any(has).item():
+                values[name] = _joined(name, [value for value, _ in parts], mx.concatenate)
+            if name in values and not mx.all(has).item():
                 present[name] = has
         joined = {name: mx.concatenate([block[name] for block in stats], axis=1) for name in stats[0]}
         return values, present, mx.concatenate(scores, axis=1), joined
@@ -287,11 +292,12 @@ def _names(parts: Any) -> dict:
 
 
 def _stacked(name: tuple, column: list) -> tuple[mx.array, mx.array]:
-    """The draws of one address in a block, zero where a draw has no such choice, and which draws have it."""
-    like = next(value for value in column if value is not None)
-    mask = mx.array([value is not None for value in column])
-    filled = [mx.zeros_like(like) if value is None else value for value in column]
-    return _joined(name, filled, mx.stack), mx.broadcast_to(mask, (like.shape[0], len(column)))
+    """The draws of one address in a block, and which draws have it; what the others hold says nothing."""
+    like = next(value_of(leaf) for leaf in column if leaf is not None)
+    filled = [mx.zeros_like(like) if leaf is None else value_of(leaf) for leaf in column]
+    masks = [False if leaf is None else active_of(leaf) for leaf in column]
+    masks = [mx.broadcast_to(mx.array(mask), like.shape[:1]) for mask in masks]
+    return _joined(name, filled, mx.stack), mx.stack(masks, axis=1)
 
 
 def _joined(name: tuple, arrays: list, join: Callable) -> mx.array:

@@ -13,11 +13,12 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.choicemap import ChoiceMap
-from genmlx.errors import ParameterError, UsageError
+from genmlx.errors import UsageError
 from genmlx.gfi import Call, gen_errors
 from genmlx.inference.loop import Loop
-from genmlx.inference.particles import Particles, log_mean_exp
+from genmlx.inference.particles import Particles
 from genmlx.inference.problem import checked_problem, impossible, positive_count
+from genmlx.inference.resampling import log_mean_exp
 from genmlx.vectorized import VectorizedTrace, concatenate, run, vgenerate
 from genmlx.versions import pinned
 
@@ -67,11 +68,9 @@ def importance_sampling(
         traces = concatenate([trace for trace, _ in parts])
         log_weights = mx.concatenate([weight for _, weight in parts])
         log_ml = log_mean_exp(log_weights)
-        if math.isnan(log_ml.item()):
-            raise ParameterError("a particle's weight is NaN: a density of the model is NaN at a draw")
         if log_ml.item() == -math.inf:
             raise impossible(call, traces, observations)
-    result = Particles(traces, log_weights, log_ml, observations, loop.status, loop.timing)
+    result = Particles(traces, log_weights, log_ml, call, observations, loop.status, loop.timing)
     return loop.deliver(result)
 
 

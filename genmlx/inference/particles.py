@@ -7,9 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.address import normalise
 from genmlx.choicemap import ChoiceMap, show_value
+from genmlx.errors import UsageError, show_addresses
+from genmlx.gfi import Call
 from genmlx.inference.problem import positive_count
 from genmlx.inference.resampling import effective_size, normalised, resample
+from genmlx.masked import Masked, value_of
 from genmlx.random import as_key
 from genmlx.vectorized import VectorizedTrace
 
@@ -25,12 +29,13 @@ class Particles:
         traces: VectorizedTrace,
         log_weights: mx.array,
         log_ml: mx.array,
+        call: Call,
         observations: ChoiceMap,
         status: str = "complete",
         timing: dict | None = None,
     ):
         self.traces, self.log_weights, self.log_ml = traces, log_weights, log_ml
-        self.observations, self.status, self.timing = observations, status, timing or {}
+        self.call, self.observations, self.status, self.timing = call, observations, status, timing or {}
 
     @property
     def n(self) -> int:
@@ -50,7 +55,7 @@ class Particles:
         return effective_size(self.log_weights)
 
     def __getitem__(self, address: Any) -> Any:
-        """The values at an address, ``[n, *event]``, unweighted."""
+        """The values at an address, ``[n, *event]``, unweighted; ``Masked`` where only some particles have it."""
         return self.traces.choices[address]
 
     def addresses(self) -> list[tuple]:
@@ -58,37 +63,50 @@ class Particles:
         return [a for a in self.traces.choices.addresses() if a not in self.observations]
 
     def mean(self, address: Any) -> mx.array:
-        """The weighted mean at an address, ``[*event]``."""
-        return self._average(self[address].astype(mx.float32))
+        """The weighted mean at an address, ``[*event]``, over the particles that have it."""
+        values, weights = self._weighted(address)
+        return mx.tensordot(weights, values, axes=1)
 
     def variance(self, address: Any) -> mx.array:
-        values = self[address].astype(mx.float32)
-        return self._average((values - self._average(values)) ** 2)
+        """The weighted variance at an address, ``[*event]``, over the particles that have it."""
+        values, weights = self._weighted(address)
+        return mx.tensordot(weights, (values - mx.tensordot(weights, values, axes=1)) ** 2, axes=1)
 
     def std(self, address: Any) -> mx.array:
-        """The weighted standard deviation at an address, ``[*event]``."""
+        """The weighted standard deviation at an address, ``[*event]``, over the particles that have it."""
         return mx.sqrt(self.variance(address))
 
-    def _average(self, values: mx.array) -> mx.array:
-        return mx.tensordot(self.weights, values, axes=1)
+    def _weighted(self, address: Any) -> tuple[mx.array, mx.array]:
+        leaf, log_weights = self[address], self.log_weights
+        if isinstance(leaf, ChoiceMap):
+            raise UsageError(
+                "a sub-map of choices has no statistics",
+                address=normalise(address),
+                expected=f"one of {show_addresses(self.addresses())}",
+            )
+        if isinstance(leaf, Masked):
+            log_weights = mx.where(leaf.active, log_weights, -math.inf)
+        return value_of(leaf).astype(mx.float32), normalised(log_weights)
 
     def resample(self, n: int | None = None, key: Any = None, scheme: str = "systematic") -> Particles:
         """``n`` particles of equal weight (by default as many as there are); ``log_ml`` stays what it was."""
         n = positive_count("n", self.n if n is None else n)
         kept = self.traces.take(resample(self.log_weights, n, as_key(key), scheme))
-        return Particles(kept, mx.zeros((n,)), self.log_ml, self.observations, self.status, self.timing)
+        weights = mx.zeros((n,))
+        return Particles(kept, weights, self.log_ml, self.call, self.observations, self.status, self.timing)
 
     def to_posterior(self, draws: int | None = None, key: Any = None) -> Any:
         """A ``Posterior`` of one chain: ``draws`` particles drawn by their weights."""
         from genmlx.inference.posterior import Posterior
 
         equal = self.resample(draws, key)
-        values = {a: equal[a][None] for a in self.addresses()}
+        leaves = {a: equal[a] for a in self.addresses()}
         return Posterior(
-            values,
+            {a: value_of(leaf)[None] for a, leaf in leaves.items()},
+            present={a: leaf.active[None] for a, leaf in leaves.items() if isinstance(leaf, Masked)},
             stats={},
             log_joint=equal.traces.score[None],
-            call=equal.traces.gen_fn(*equal.traces.args),
+            call=self.call,
             pins=equal.traces.pins,
             observations=self.observations,
             algorithm="importance_resampling",
@@ -103,10 +121,3 @@ class Particles:
             f"<Particles of {name}: {self.n}, ess {show_value(self.ess)}, "
             f"log_ml {show_value(self.log_ml)}{partial}>"
         )
-
-
-def log_mean_exp(log_weights: mx.array) -> mx.array:
-    """The log of the mean weight; -inf when every weight is zero."""
-    if mx.max(log_weights).item() == -math.inf:
-        return mx.array(-math.inf)
-    return mx.logsumexp(log_weights) - math.log(log_weights.size)

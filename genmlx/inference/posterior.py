@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 
+from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.errors import GenError, UnknownAddress, UsageError, name_of, nearest, show_addresses
-from genmlx.gfi import Call
+from genmlx.gfi import Call, gen_errors
 from genmlx.versions import pinned
 
 _FORMAT = "genmlx posterior 1"
@@ -23,7 +24,11 @@ class Posterior:
     """Draws ``[chains, draws, *event]`` by address, with statistics of each draw.
 
     ``stats`` maps a name (``accept``, ...) to ``[chains, draws]``; ``log_joint`` is log p(latents, observations) of
-    each draw; ``status`` is ``complete`` or ``interrupted``; ``timing`` is in seconds.
+    each draw; ``status`` is ``complete`` or ``interrupted``; ``timing`` is in seconds; ``execution`` says whether the
+    steps were ``replayed`` as one recorded MLX graph, or run by their handlers and why.
+
+    Where the model branches, an address may exist in some draws only. It is NaN in the others, ``has(a)`` says where
+    it exists, and its statistics are over the draws that have it.
     """
 
     def __init__(
@@ -41,8 +46,9 @@ class Posterior:
         timing: Mapping[str, float] | None = None,
         execution: str = "",
     ):
-        self._present = dict(present or {})
-        self._values, self.stats, self.log_joint = dict(values), dict(stats), log_joint
+        """``present`` has, for each address that some draws lack, ``[chains, draws]``: whether it is there."""
+        self._values, self._present = dict(values), dict(present or {})
+        self.stats, self.log_joint = dict(stats), log_joint
         self.call, self.pins, self.observations = call, dict(pins or {}), observations
         self.algorithm, self.status, self.timing = algorithm, status, dict(timing or {})
         self.execution = execution
@@ -61,8 +67,21 @@ class Posterior:
 
     def __getitem__(self, address: Any) -> mx.array:
         """The draws at an address, ``[chains, draws, *event]``; NaN in draws whose trace has no such choice."""
-        from genmlx.address import normalise
+        address = self._known(address)
+        values = self._values[address]
+        if address not in self._present:
+            return values
+        mask = self._present[address].reshape(*values.shape[:2], *[1] * (values.ndim - 2))
+        return mx.where(mask, values.astype(mx.float32), math.nan)
 
+    def __contains__(self, address: Any) -> bool:
+        return normalise(address) in self._values
+
+    def has(self, address: Any) -> mx.array:
+        """Which draws have a choice at an address, ``[chains, draws]``."""
+        return self._present.get(self._known(address), mx.ones(self.log_joint.shape, dtype=mx.bool_))
+
+    def _known(self, address: Any) -> tuple:
         address = normalise(address)
         if address not in self._values:
             raise UnknownAddress(
@@ -71,52 +90,75 @@ class Posterior:
                 suggestions=nearest(address, self._values),
                 expected=f"one of {show_addresses(self._values)}",
             )
-        return self._values[address]
-
-    def __contains__(self, address: Any) -> bool:
-        from genmlx.address import normalise
-
-        return normalise(address) in self._values
+        return address
 
     # statistics
 
     def mean(self, address: Any) -> mx.array:
-        return mx.mean(self[address].astype(mx.float32), axis=(0, 1))
+        """The mean over all draws, ``[*event]``."""
+        return mx.mean(self._pooled(address), axis=0)
 
     def std(self, address: Any) -> mx.array:
         """The standard deviation over all draws, ``[*event]``."""
-        return mx.sqrt(mx.var(self[address].astype(mx.float32), axis=(0, 1), ddof=1))
+        return mx.sqrt(mx.var(self._pooled(address), axis=0, ddof=1))
 
     def quantiles(self, address: Any, qs: float | Sequence[float] = (0.05, 0.5, 0.95)) -> Any:
         """Quantiles over all draws, ``[len(qs), *event]``."""
-        return self._diagnostic("sample_quantiles", address, qs)
+        return self._diagnostic("sample_quantiles", "quantiles", address, qs)
 
     def rhat(self, address: Any) -> Any:
         """Rank-normalised split R-hat (Vehtari et al. 2021)."""
-        return self._diagnostic("rhat", address)
+        return self._diagnostic("rhat", "ratio_rhat", address)
 
     def ess(self, address: Any) -> Any:
-        """Bulk effective sample size."""
-        return self._diagnostic("ess", address)
+        """Bulk effective sample size; that of the mean for an address that some draws lack."""
+        return self._diagnostic("ess", "ratio_ess", address)
 
     def ess_tail(self, address: Any) -> Any:
         """The lesser effective sample size of the 5% and 95% quantiles."""
-        return self._diagnostic("ess_tail", address)
+        return self._diagnostic("ess_tail", "ratio_ess_tail", address)
 
     def mcse(self, address: Any) -> Any:
         """The Monte Carlo standard error of the mean."""
-        return self._diagnostic("mcse", address)
+        return self._diagnostic("mcse", "ratio_mcse", address)
 
-    def _diagnostic(self, name: str, address: Any, *rest: Any) -> Any:
+    def _pooled(self, address: Any) -> mx.array:
+        """The draws of all chains that have the address, ``[count, *event]``."""
+        address = self._known(address)
+        values = self._values[address].astype(mx.float32).flatten(0, 1)
+        if address not in self._present:
+            return values
+        return mx.array(_numpy(values)[_numpy(self._present[address]).reshape(-1)])
+
+    def _diagnostic(self, name: str, of_some: str, address: Any, *rest: Any) -> Any:
+        address = self._known(address)
+        if address in self._present:
+            from genmlx.inference import optional
+
+            draws, present = _numpy(self._values[address]).astype(float), _numpy(self._present[address])
+            return optional.per_element(getattr(optional, of_some), draws, present, *rest)
         from genmlx import diagnostics
 
-        return getattr(diagnostics, name)(self[address], *rest)
+        return getattr(diagnostics, name)(self._values[address], *rest)
 
     def summary(self) -> Any:
-        """A table of mean, sd, quantiles, Monte Carlo error, effective sizes and R-hat: one row for each number."""
+        """A table of mean, sd, quantiles, Monte Carlo error, effective sizes and R-hat: one row for each number.
+
+        An address that some draws lack has its row for the draws that have it, and a line below says how many do.
+        """
         from genmlx.diagnostics import summarize
 
-        return summarize(self._values)
+        table = summarize({a: v for a, v in self._values.items() if a not in self._present})
+        if not self._present:
+            return table
+        from genmlx.inference.optional import rows
+
+        table.chains, table.draws = self.chains, self.draws
+        for address, mask in self._present.items():
+            draws, present = _numpy(self._values[address]).astype(float), _numpy(mask)
+            share = f"in {present.mean():.1%} of the draws, and its row is of those"
+            table = table.extended(address, rows(draws, present), share)
+        return table
 
     # traces
 
@@ -126,10 +168,11 @@ class Posterior:
             raise UsageError("this posterior was loaded without its model", hint="Posterior.load(path, call=line(xs))")
         if not -self.chains <= chain < self.chains or not -self.draws <= draw < self.draws:
             raise UsageError(f"no draw {draw} of chain {chain} in {self.chains} chains of {self.draws}")
-        values = [(a, v[chain, draw]) for a, v in self._values.items()]
-        values = [(a, v) for a, v in values if not mx.any(mx.isnan(v)).item()]
-        with pinned(self.pins):
-            return self.call.generate(self.observations.merge(from_items(values))).trace
+        values = [(a, v[chain, draw]) for a, v in self._values.items() if self.has(a)[chain, draw].item()]
+        gen_fn, choices = self.call.gen_fn, self.observations.merge(from_items(values))
+        with pinned(self.pins), gen_errors(gen_fn):
+            # Without a key nothing can be sampled: a choice that the draw has not raises.
+            return gen_fn._generate(self.call.args, choices, None)[0]
 
     @property
     def stale(self) -> bool:
@@ -144,20 +187,20 @@ class Posterior:
             import arviz
         except ImportError:
             raise UsageError("to_arviz needs the package arviz", hint="pip install arviz") from None
-        import numpy as np
-
-        stats = {**self.stats, "lp": self.log_joint}
-        return arviz.from_dict(
-            posterior={_flat(a): np.array(v) for a, v in self._values.items()},
-            sample_stats={name: np.array(v) for name, v in stats.items()},
-            observed_data={_flat(a): np.array(v) for a, v in self.observations.items()},
-        )
+        groups = {
+            "posterior": {_flat(a): _numpy(self[a]) for a in self._values},
+            "sample_stats": {name: _numpy(v) for name, v in {**self.stats, "lp": self.log_joint}.items()},
+            "observed_data": {_flat(a): _numpy(mx.array(v)) for a, v in self.observations.items()},
+        }
+        # From version 1 on, from_dict takes the groups as one argument.
+        old = int(arviz.__version__.partition(".")[0]) < 1
+        return arviz.from_dict(**groups) if old else arviz.from_dict(groups)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the draws to one file (a zip of numpy arrays); a write that fails leaves an old file as it was."""
         import numpy as np
 
-        addresses = list(self._values)
+        addresses, present = list(self._values), list(self._present)
         observed = list(self.observations.items())
         head = {
             "format": _FORMAT,
@@ -165,56 +208,39 @@ class Posterior:
             "model": None if self.call is None else name_of(self.call.gen_fn),
             "status": self.status,
             "timing": self.timing,
+            "execution": self.execution,
             "addresses": addresses,
+            "present": present,
             "observed": [a for a, _ in observed],
             "stats": list(self.stats),
         }
-        arrays = {f"value{i}": np.array(self._values[a]) for i, a in enumerate(addresses)}
-        arrays |= {f"observed{i}": np.array(mx.array(v)) for i, (_, v) in enumerate(observed)}
-        arrays |= {f"stat{i}": np.array(v) for i, v in enumerate(self.stats.values())}
+        arrays = {f"value{i}": _numpy(self._values[a]) for i, a in enumerate(addresses)}
+        arrays |= {f"present{i}": _numpy(self._present[a]) for i, a in enumerate(present)}
+        arrays |= {f"observed{i}": _numpy(mx.array(v)) for i, (_, v) in enumerate(observed)}
+        arrays |= {f"stat{i}": _numpy(v) for i, v in enumerate(self.stats.values())}
         path = os.fspath(path)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".part")
+        temporary = f"{path}.{os.getpid()}.part"
         try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, head=np.array(json.dumps(head)), log_joint=np.array(self.log_joint), **arrays)
+            with open(temporary, "wb") as file:
+                np.savez(file, head=np.array(json.dumps(head)), log_joint=_numpy(self.log_joint), **arrays)
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike, call: Call | None = None) -> Posterior:
         """Read what ``save`` wrote. ``call``, the model with its arguments, is needed only for ``trace``."""
-        import numpy as np
-
-        try:
-            with np.load(os.fspath(path), allow_pickle=False) as file:
-                head = json.loads(str(file["head"]))
-                if head.get("format") != _FORMAT:
-                    raise ValueError(f"its format is {head.get('format')!r}")
-                read: Callable[[str, list], list] = lambda kind, names: [  # noqa: E731
-                    mx.array(file[f"{kind}{i}"]) for i in range(len(names))
-                ]
-                addresses = [tuple(a) for a in head["addresses"]]
-                observed = [tuple(a) for a in head["observed"]]
-                return cls(
-                    dict(zip(addresses, read("value", addresses), strict=True)),
-                    stats=dict(zip(head["stats"], read("stat", head["stats"]), strict=True)),
-                    log_joint=mx.array(file["log_joint"]),
-                    call=call,
-                    observations=from_items(zip(observed, read("observed", observed), strict=True)),
-                    algorithm=head["algorithm"],
-                    status=head["status"],
-                    timing=head["timing"],
-                )
-        except FileNotFoundError:
-            raise
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise GenError(
-                f"{os.fspath(path)} is not a saved posterior, or only part of one",
-                expected="a file written by Posterior.save",
-                hint=f"draw again; the reader said: {error}",
-            ) from None
+        with open(path, "rb") as file:
+            try:
+                return cls(**_read(file), call=call)
+            # What numpy and json say about bytes of any other kind is of many types.
+            except Exception as error:
+                raise GenError(
+                    f"{os.fspath(path)} is not a saved posterior, or only part of one",
+                    expected="a file written by Posterior.save",
+                    hint=f"draw again; the reader said: {type(error).__name__}: {error}",
+                ) from None
 
     def __repr__(self) -> str:
         model = "" if self.call is None else f" of {name_of(self.call.gen_fn)}"
@@ -224,6 +250,35 @@ class Posterior:
             f"<Posterior{model} by {self.algorithm}: {self.chains} chains of {self.draws} draws, "
             f"{show_addresses(self._values, 6)}{partial}{stale}>"
         )
+
+
+def _read(file: BinaryIO) -> dict[str, Any]:
+    """The arguments of a ``Posterior``, but for its call."""
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as saved:
+        head = json.loads(str(saved["head"]))
+        if head["format"] != _FORMAT:
+            raise ValueError(f"its format is {head['format']!r}, not {_FORMAT!r}")
+
+        def arrays(kind: str, names: list) -> dict:
+            keys = [tuple(name) if isinstance(name, list) else name for name in names]
+            return {key: mx.array(saved[f"{kind}{i}"]) for i, key in enumerate(keys)}
+
+        return {
+            "values": arrays("value", head["addresses"]),
+            "present": arrays("present", head["present"]),
+            "stats": arrays("stat", head["stats"]),
+            "log_joint": mx.array(saved["log_joint"]),
+            "observations": from_items(arrays("observed", head["observed"]).items()),
+            **{name: head[name] for name in ("algorithm", "status", "timing", "execution")},
+        }
+
+
+def _numpy(array: mx.array) -> Any:
+    import numpy as np
+
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
 
 
 def _flat(address: tuple) -> str:

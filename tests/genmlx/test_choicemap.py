@@ -79,7 +79,7 @@ def test_empty_sub_maps_leave_nothing_behind():
     assert choicemap({"x": 1, "y": {}}).addresses() == [("x",)]
 
 
-@pytest.mark.parametrize("address, near", [("slpe", ("slope",)), (("y", 2), ("y", 0)), ("Y", None), (("y", "0"), ("y", 0))])
+@pytest.mark.parametrize("address, near", [("slpe", ("slope",)), (("y", 2), ("y", 1)), ("Y", None), (("y", "0"), ("y", 0))])
 def test_a_missing_address_names_the_nearest(address, near):
     """Would catch a bare KeyError, and suggestions that have nothing to do with the address."""
     with pytest.raises(KeyError) as info:

@@ -120,7 +120,7 @@ class Family(NamedTuple):
     grid: list  # parameters at which everything is tested
     outside: list  # values outside the support, for the first parameters of the grid
     bad: list  # parameters that must raise, with the name that the message must contain
-    extremes: list = []  # noqa: RUF012 - parameters at which densities and draws are tested, but not moments or gradients of draws
+    extremes: list = []  # more, for densities and draws only
 
 
 INF = math.inf
@@ -169,8 +169,8 @@ FAMILIES = {
              (0.3, 1, 0, 0.5), (0, 1, -0.2, 0.2), (0, 3, 2, 2.5), (0, 1, 4.5, 4.6)],
             [-1.1, 2.1, -INF, INF],
             [((0, 1, 1, 1), "lo"), ((0, 1, 2, 1), "lo"), ((0, 0, 0, 1), "sigma"), ((0, 1, math.nan, 1), "lo")],
-            [(0, 1, 30, INF), (0, 1, -INF, -300), (-1e4, 1, 0, 1), (0, 1, -INF, INF), (0, 1, -5, 40), (0, 1, 8, 8.005),
-             (0, 1, -1e-3, 2e-3), (0, 1, -INF, 5), (2, 1, 6, 80), (0, 1, 3.99, INF), (0, 1, 4, INF), (0, 1, 1, 1.0098)],
+            [(0, 1, 30, INF), (0, 1, -INF, -300), (-1e4, 1, 0, 1), (0, 1, -INF, INF), (0, 1, -5, 40),
+             (0, 1, 8, 8.005), (0, 1, -1e-3, 2e-3), (0, 1, -INF, 5), (2, 1, 6, 80), (0, 1, 3.99, INF), (0, 1, 4, INF), (0, 1, 1, 1.0098)],
         ),
         Family(
             half_normal, lambda sigma: stats.halfnorm(scale=sigma), [(1,), (0.01,), (20,)], [-1e-3, -INF, INF],
@@ -190,7 +190,10 @@ FAMILIES = {
             pareto, lambda b, scale: stats.pareto(b, scale=scale), [(2.5, 1), (0.7, 3), (40, 0.2), (5, 100)],
             [0.99, 0, -INF, INF], [((0, 1), "shape"), ((1, 0), "scale")], [(0.1, 2), (1e4, 3)],
         ),
-        Family(chi2, stats.chi2, [(3,), (0.5,), (2,), (4.7,), (100,)], [-0.1, -INF, INF], [((0,), "df")], [(3e4,), (0.1,)]),
+        Family(
+            chi2, stats.chi2, [(3,), (0.5,), (2,), (4.7,), (100,)], [-0.1, -INF, INF], [((0,), "df")],
+            [(3e4,), (0.1,)],
+        ),
         Family(
             von_mises, lambda mu, kappa: Circular(von_mises_log_density, mu, kappa),
             [(0.5, 2), (3, 10), (-2, 0.3), (0, 0.01)], [-3.15, 3.15, -INF, INF], [((0, -1), "kappa")],
@@ -207,7 +210,8 @@ FAMILIES = {
             [(1, 0), (0, 0.999), (50, 0.7)],
         ),
         Family(
-            beta_uniform_mixture, Mixed, [(0.5, 2, 3), (0.9, 0.5, 0.5), (0.1, 30, 12), (0.3, 1, 1)], [-0.1, 1.1, -INF, INF],
+            beta_uniform_mixture, Mixed, [(0.5, 2, 3), (0.9, 0.5, 0.5), (0.1, 30, 12), (0.3, 1, 1)],
+            [-0.1, 1.1, -INF, INF],
             [((1.1, 1, 1), "theta"), ((-0.1, 1, 1), "theta"), ((0.5, 0, 1), "a")],
             [(0, 2, 3), (1, 2, 3), (0.999, 300, 500)],
         ),
@@ -245,7 +249,7 @@ def excess(got: mx.array, want: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_log_density_agrees_with_scipy(name):
-    """Catches a wrong constant, a scale taken for a rate, and differences of lgammas, which lose 1e-3 at shapes of 1e4."""
+    """Catches a wrong constant, a scale taken for a rate, and differences of lgammas: they lose 1e-3 at shapes of 1e4."""
     family = FAMILIES[name]
     for row in family.grid + family.extremes:
         x = quantiles(family, row)
@@ -483,7 +487,8 @@ def test_the_implicit_derivative_of_gamma_draws():
     one = mx.stack([mx.grad(lambda b: standard_gamma(key, (), b))(b) for b in a])
     inner = mx.vmap(mx.grad(lambda b: standard_gamma(key, (), b)))(a)
     outer = mx.grad(lambda a: mx.sum(mx.vmap(lambda b: standard_gamma(key, (), b))(a)))(a)
-    shared = mx.grad(lambda b: mx.sum(mx.vmap(lambda i: standard_gamma(lane_key(key, i, 3), (), b))(mx.arange(3))))(a[1])
+    lanes = lambda b: mx.vmap(lambda i: standard_gamma(lane_key(key, i, 3), (), b))(mx.arange(3))  # noqa: E731
+    shared = mx.grad(lambda b: mx.sum(lanes(b)))(a[1])
     assert np.allclose(one, inner) and np.allclose(one, outer) and np.all(np.array(one) > 0.1)
     assert shared.item() > 1
 
@@ -501,9 +506,9 @@ def test_beta_draws_stay_strictly_inside():
 @pytest.mark.parametrize("distance", [6, 7, 30, 1e3, 1e6])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_far_tails_of_the_truncated_normal(distance, side):
-    """Beyond a bound many sigma away the excess is nearly exponential: catches log(0), saturation at a bound, cancellation.
+    """Many sigma away the excess over the bound is nearly exponential: catches log(0), saturation, cancellation.
 
-    mu is far off and the bound at 0, so that float32 holds the excess; the exact law of a t is from its survival function
+    mu is far off and the bound at 0, so that float32 holds the excess t. Its survival function is
     e^(-a t - t^2 / 2) M(a + t) / M(a).
     """
     bounds = (0.0, INF) if side > 0 else (-INF, 0.0)
@@ -543,7 +548,7 @@ def test_derivatives_of_truncated_draws_are_those_of_the_quantile():
 @pytest.mark.parametrize("call", [von_mises(1.5, 4), von_mises(0, 0), wrapped_normal(-2, 0.5), wrapped_normal(2, 40),
                                   wrapped_normal(0, 1.5), wrapped_cauchy(3, 0.8)])  # fmt: skip
 def test_circular_densities_are_periodic_and_integrate_to_one(call):
-    """By the trapezoidal rule, which is exact to rounding here: catches a normaliser of the line instead of the circle's."""
+    """By the trapezoidal rule, exact to rounding here: catches the line's normaliser in place of the circle's."""
     x = mx.linspace(-math.pi, math.pi, 4001)
     density = np.exp(np.array(call.log_prob(x)).astype(float))
     assert math.isclose(density[0], density[-1], rel_tol=1e-4)
@@ -557,9 +562,9 @@ PIECES = ([-1.0, 0.0, 0.5, 2.0, 4.0], [1.0, 0.0, 3.0, 2.0])
 
 
 def test_piecewise_uniform_density_and_draws():
-    """Half-open bins as numpy's histogram: catches widths forgotten, probabilities not normalised, an empty bin drawn."""
+    """Half-open bins, as numpy's: catches widths forgotten, probabilities not normalised, an empty bin drawn."""
     bounds, probs = PIECES
-    call, exact = piecewise_uniform(bounds, probs), stats.rv_histogram((np.array(probs) / 6, np.array(bounds)), density=False)
+    call, exact = piecewise_uniform(bounds, probs), stats.rv_histogram((np.array(probs), np.array(bounds)), density=False)
     x = np.array([-1.5, -1, -0.5, 0, 0.25, 0.5, 1, 2, 3.999, 4, 5, -INF, INF])
     with np.errstate(divide="ignore"):
         want = np.log(exact.pdf(x))
