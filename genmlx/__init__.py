@@ -6,6 +6,18 @@ from genmlx import dist as dist
 from genmlx.backend.device import memory_report as memory_report
 from genmlx.choicemap import ChoiceMap as ChoiceMap
 from genmlx.choicemap import choicemap as choicemap
+from genmlx.combinators import contramap as contramap
+from genmlx.combinators import dimap as dimap
+from genmlx.combinators import map_over as map_over
+from genmlx.combinators import map_retval as map_retval
+from genmlx.combinators import mask as mask
+from genmlx.combinators import mix as mix
+from genmlx.combinators import recurse as recurse
+from genmlx.combinators import repeat as repeat
+from genmlx.combinators import scan as scan
+from genmlx.combinators import switch as switch
+from genmlx.combinators import unfold as unfold
+from genmlx.combinators import vmap as vmap
 from genmlx.diff import NoChange as NoChange
 from genmlx.diff import UnknownChange as UnknownChange
 from genmlx.diff import VectorDiff as VectorDiff
@@ -83,6 +95,18 @@ __all__ = [
     "memory_report",
     "distribution",
     "dist_transform",
+    "contramap",
+    "dimap",
+    "map_over",
+    "map_retval",
+    "mask",
+    "mix",
+    "recurse",
+    "repeat",
+    "scan",
+    "switch",
+    "unfold",
+    "vmap",
     "gaussian",
     "normal",
     "uniform",

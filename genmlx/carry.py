@@ -10,7 +10,7 @@ from typing import Any
 
 from genmlx.choicemap import ChoiceMap, from_items
 from genmlx.diff import UnknownChange
-from genmlx.errors import AddressError
+from genmlx.errors import AddressError, ValueMismatch
 from genmlx.masked import Lanewise, Masked, active_of, both, either, invert, masked, value_of, where
 from genmlx.selection import Selection
 from genmlx.trace import Trace
@@ -51,6 +51,12 @@ def overlaid(base: ChoiceMap, over: ChoiceMap) -> ChoiceMap:
     for address, leaf in over.items():
         under = base.sub(address)
         if isinstance(leaf, Masked) and under.is_leaf:
+            if value_of(under.value).shape != leaf.shape:
+                raise ValueMismatch(
+                    f"the lanes of a batch have values of shapes {value_of(under.value).shape} and {leaf.shape}",
+                    address=address,
+                    expected="one shape at one address, in all branches that have it",
+                )
             value = where(leaf.active, leaf.value, value_of(under.value))
             both_have.append((address, masked(value, either(leaf.active, active_of(under.value)))))
     return base.merge(over).merge(from_items(both_have))

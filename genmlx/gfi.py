@@ -66,12 +66,10 @@ class GenerativeFunction:
 
     The operations are shown on this model:
 
-    >>> import genmlx, mlx.core as mx
-    >>> from genmlx import gen, trace, flip, normal, select
-    >>> @gen
-    ... def model(p):
-    ...     a = trace("a", flip(p))
-    ...     return trace("x", normal(a, 1.0))
+        @gen
+        def model(p):
+            a = trace("a", flip(p))
+            return trace("x", normal(a, 1.0))
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Call:
@@ -211,9 +209,9 @@ class GenerativeFunction:
         >>> backward
         Update(choicemap({'x': 0.5}))
         """
-        if not isinstance(request, Request):
-            raise UsageError(f"{request!r} is not an edit request", expected="Update, Regenerate or Propose")
         with pinned(trace.pins), gen_errors(self):
+            if not isinstance(request, Request):
+                raise UsageError(f"{request!r} is not an edit request", expected="Update, Regenerate or Propose")
             return request.apply(trace, as_key(key))
 
     def choice_gradients(

@@ -10,18 +10,17 @@ import mlx.core as mx
 import optree
 
 from genmlx.choicemap import ChoiceMap, from_items
-from genmlx.errors import BatchError, GenError, UsageError, ValueMismatch, nearest, user_line
+from genmlx.errors import BatchError, GenError, UsageError, ValueMismatch, user_line
 from genmlx.params import overridden
 from genmlx.pytree import NAMESPACE, flatten
 from genmlx.selection import Selection
 
 
 def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tuple[tuple, ChoiceMap, ChoiceMap]:
+    from genmlx.gfi import require_selectable
+
+    require_selectable(trace.gen_fn, selection, trace)
     chosen = trace.choices.filter(selection)
-    for address in selection.named():
-        if address not in trace.choices:
-            known = trace.choices.addresses()
-            raise UsageError("no choice to differentiate", address=address, suggestions=nearest(address, known))
     for address, value in chosen.items():
         if not mx.issubdtype(mx.array(value).dtype, mx.floating):
             raise ValueMismatch(

@@ -33,6 +33,14 @@ class Masked:
     def __getitem__(self, lane: Any) -> Masked:
         return Masked(self.value[lane], self.active[lane])
 
+    def equals(self, other: Any) -> bool:
+        """Active in the same lanes, and of equal value there."""
+        if not isinstance(other, Masked) or self.shape != other.shape:
+            return False
+        spread = self.active.reshape((*self.active.shape, *[1] * (self.value.ndim - self.active.ndim)))
+        same = (self.value == other.value) | ~spread
+        return bool((mx.all(same) & mx.all(self.active == other.active)).item())
+
     def __repr__(self) -> str:
         return f"Masked({show_type(self.value)})"
 

@@ -186,6 +186,15 @@ class VectorizedTrace:
         return f"<VectorizedTrace of {self.n} {name}: {self.lanes.choices!r}{', stale' if self.stale else ''}>"
 
 
+class Lanes:
+    """Says to ``run`` that the arrays of a tree have the lanes on axis 0."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+
+
 def vsimulate(call: Call, n: int, key: Any = None) -> VectorizedTrace:
     gen_fn = call.gen_fn
     with pinned(), gen_errors(gen_fn):
@@ -266,6 +275,9 @@ def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
     if isinstance(value, VectorizedTrace):
         arrays, skeleton = split_arrays(_without_args(value.lanes))
         return arrays, lambda own: _with_args(skeleton.fill(own), value.args)
+    if isinstance(value, Lanes):
+        arrays, skeleton = split_arrays(value.tree)
+        return arrays, skeleton.fill
     nodes, spec = optree.tree_flatten(value, is_leaf=_is_batched, namespace=NAMESPACE)
     own = [split_arrays(ChoiceMap(node._root)) if _is_batched(node) else None for node in nodes]
     for node in nodes:

@@ -23,9 +23,9 @@ _TOP = 2147483520.0  # the largest float32 that is an int32
 
 
 def poisson(key: Any, shape: tuple, rate: mx.array) -> mx.array:
-    """Poisson counts of mean ``rate`` >= 0, which broadcasts to ``shape``; int32. Rates up to 2e9."""
+    """Poisson counts of mean ``rate`` >= 0, which broadcasts to ``shape``; int32. A rate above 2e9 counts as 2e9."""
     small_key, large_key = random.split(key)
-    rate = mx.stop_gradient(rate)
+    rate = mx.minimum(mx.stop_gradient(rate), 2e9)
     large = rate >= _LARGE
 
     low = mx.where(large, 1.0, rate)[..., None]
@@ -46,7 +46,7 @@ def binomial(key: Any, shape: tuple, n: mx.array, p: mx.array, q: mx.array) -> m
     Both probabilities are asked for, since a ``q`` near 0 cannot be read off ``p``.
     """
     small_key, large_key = random.split(key)
-    n, p, q = (mx.stop_gradient(x) for x in (n, p, q))
+    n, p, q = (mx.stop_gradient(x) for x in (mx.minimum(n, _TOP), p, q))
     rare = mx.minimum(p, q)
     mean = n * rare
     large = mean >= _LARGE
@@ -60,12 +60,14 @@ def binomial(key: Any, shape: tuple, n: mx.array, p: mx.array, q: mx.array) -> m
     spread = mx.sqrt(n2 * r2 * (1 - r2))
     b = 1.15 + 2.53 * spread
     a = -0.0873 + 0.0248 * b + 0.01 * r2
-    mode = mx.floor((n2 + 1) * r2)
-    # BTRS compares with the probability relative to that of the mode, PTRS with the probability itself
-    height = (2.83 + 5.1 / b) * spread * mx.exp(log_binomial_raw(mode, n2, r2, 1 - r2))
-    many = _transformed(
-        large_key, shape, n2 * r2, 0.5, a, b, height, 0.92 - 4.2 / b, lambda k: log_binomial_raw(k, n2, r2, 1 - r2)
-    )
+    mode = mx.broadcast_to(mx.floor((n2 + 1) * r2), (*shape, 1))
+
+    def log_mass(k: mx.array) -> mx.array:
+        # BTRS compares with the probability relative to that of the mode, PTRS with the probability itself
+        masses = log_binomial_raw(mx.concatenate([k, mode], axis=-1), n2, r2, 1 - r2)
+        return masses[..., :-1] - masses[..., -1:]
+
+    many = _transformed(large_key, shape, n2 * r2, 0.5, a, b, (2.83 + 5.1 / b) * spread, 0.92 - 4.2 / b, log_mass)
     count = mx.where(large, many, few)
     return mx.where(p > q, mx.broadcast_to(n, shape).astype(mx.int32) - count, count)
 

@@ -253,11 +253,12 @@ class FromFunction(Bijector):
 
 
 def from_function(
-    forward: Callable, inverse: Callable, domain: Support = real, codomain: Support | None = None
+    forward: Callable, inverse: Callable, domain: Support | None = real, codomain: Support | None = None
 ) -> Bijector:
     """A bijector of two functions of one number, each the inverse of the other on the ``domain``.
 
-    The Jacobian is found by differentiation. An inverse that is none raises, the first time the pair is seen.
+    The Jacobian is found by differentiation. An inverse that is none raises, the first time the pair is seen, unless
+    the domain is not known (None).
 
     >>> cube = from_function(lambda x: x**3, lambda y: mx.sign(y) * mx.abs(y) ** (1 / 3))
     >>> round(cube.log_abs_det_jacobian(2.0).item(), 5)     # log 12
@@ -266,11 +267,11 @@ def from_function(
     for what, f in (("forward", forward), ("inverse", inverse)):
         if not callable(f):
             raise UsageError(f"the {what} function is {f!r:.60}", expected="a function", where=caller_line())
-    found = FromFunction(forward, inverse, domain, codomain)
-    identity = (getattr(forward, "__code__", forward), getattr(inverse, "__code__", inverse))
-    if identity not in _tried and (points := _points_inside(domain)) is not None:
+    found = FromFunction(forward, inverse, domain or real, codomain)
+    pair = tuple([getattr(f, "__code__", None) or id(f) for f in (forward, inverse)])
+    if pair not in _tried and (points := _points_inside(domain)) is not None:
         _require_inverse(found, points)
-        _tried.add(identity)
+        _tried.add(pair)
     return found
 
 
@@ -291,7 +292,7 @@ def _require_inverse(bijector: FromFunction, points: mx.array) -> None:
         )
 
 
-def _points_inside(domain: Support) -> mx.array | None:
+def _points_inside(domain: Support | None) -> mx.array | None:
     """A few points to try a bijector on; None for a set with no known bounds."""
     if domain is real:
         return mx.array([-1.7, 0.3, 2.1])

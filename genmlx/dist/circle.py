@@ -15,7 +15,7 @@ _TURN_HIGH, _TURN_LOW = 6.28125, 2 * math.pi - 6.28125  # a few turns are subtra
 
 def _reduced(angle: mx.array, origin: mx.array | float) -> mx.array:
     turns = mx.stop_gradient(mx.round((angle - origin) * (0.5 / math.pi)))
-    return ((angle - turns * _TURN_HIGH) - origin) - turns * _TURN_LOW
+    return (angle - (origin + turns * _TURN_HIGH)) - turns * _TURN_LOW
 
 
 def wrap(angle: mx.array) -> mx.array:
@@ -25,7 +25,13 @@ def wrap(angle: mx.array) -> mx.array:
 
 def angle_from(mu: mx.array, x: mx.array) -> mx.array:
     """The angle from mu, any real number, to x, on the shorter way round."""
-    return _reduced(x, _reduced(mu, 0.0))
+    return _reduced(x, mu)
+
+
+def one_minus_cos(angle: mx.array) -> mx.array:
+    """1 - cos(angle), without cancellation where it is small."""
+    half = mx.sin(0.5 * angle)
+    return mx.where(mx.abs(angle) < 1, 2 * half * half, 1 - mx.cos(angle))
 
 
 def wrapped_cauchy_angle(key: Any, shape: tuple, ratio: mx.array) -> mx.array:

@@ -24,7 +24,7 @@ class DiscreteUniform(Distribution):
     parameters = {"lo": integer, "hi": integer}
 
     def check_parameters(self, lo: Any, hi: Any) -> None:
-        if type(lo) in (int, float) and type(hi) in (int, float) and not lo <= hi:
+        if isinstance(lo, (int, float)) and isinstance(hi, (int, float)) and not lo <= hi:
             raise ParameterError(f"discrete_uniform: hi must be at least lo = {lo!r}, got {hi!r}", where=caller_line())
 
     def params(self, args: tuple) -> tuple:

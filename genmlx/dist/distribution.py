@@ -200,10 +200,16 @@ class Distribution(GenerativeFunction):
         """The parameters as arrays."""
         return tuple(
             [
-                value if spec is None else as_parameter(value, name, self.__name__)
+                value if spec is None else self._parameter(value, name, spec)
                 for value, (name, spec) in zip(args, self.parameters.items(), strict=True)
             ]
         )
+
+    def _parameter(self, value: Any, name: str, spec: Support) -> mx.array:
+        array = as_parameter(value, name, self.__name__)
+        if array.ndim < spec.event_ndim:
+            raise ParameterError(f"{self.__name__}: {name} must be {spec.phrase}, got shape {list(array.shape)}")
+        return array
 
     # densities and draws
 
@@ -214,12 +220,16 @@ class Distribution(GenerativeFunction):
     def log_prob(self, value: Any, args: tuple) -> mx.array:
         params = self.params(args)
         support = self.support_of(*params)
-        return self._guarded(as_site_value(value, support.discrete), support, params)
+        value = as_site_value(value, support.discrete)
+        if support.event_ndim and value.shape[-support.event_ndim :] != self.event_shape(*params):
+            raise shape_mismatch(value, self.event_shape(*params), self.__name__)
+        return self._guarded(value, support, params)
 
     def _guarded(self, x: mx.array, support: Support, params: tuple) -> mx.array:
         if not self.guarded:
             return self._log_density(x, *params)
-        inside = support.contains(x)
+        # MLX carries the zero cotangent of a comparison on through what was compared, where 0 * inf is nan.
+        inside = support.contains(mx.stop_gradient(x))
         spread = inside[(..., *[None] * support.event_ndim)] if support.event_ndim else inside
         lp = self._log_density(mx.where(spread, x, support.interior(x).astype(x.dtype)), *params)
         return mx.where(inside, lp, -math.inf)

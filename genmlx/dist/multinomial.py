@@ -51,7 +51,8 @@ class Multinomial(Distribution):
         mean = n[..., None] * (probs / total)
         value = log_poisson_raw(x, mean)
         # To first order, what the rounding of the mean does to it: at n = 10^6 that would show in the fourth digit.
-        missing = (_product_error(n[..., None], probs, mean * total) - _product_error(mean, total, mean * total)) / total
+        product = mean * total
+        missing = (_product_error(n[..., None], probs, product) - _product_error(mean, total, product)) / total
         inside = mean > 0
         slope = mx.where(inside, x / mx.where(inside, mean, 1.0) - 1, 0.0)
         value = mx.sum(value + mx.stop_gradient(missing * slope), axis=-1) - log_poisson_raw(n, n)

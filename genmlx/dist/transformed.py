@@ -63,7 +63,12 @@ class Pushforward(Distribution):
         shape = (*family.batch_shape(*inner), *event)
         # A bijector with array parameters makes copies of the base, which are as independent as those of an array
         # parameter of a family. The zeros are only there for their shape: they are never computed.
-        out = bijector.forward(mx.zeros(shape)).shape
+        try:
+            out = bijector.forward(mx.zeros(shape)).shape
+        except ValueError:
+            raise ParameterError(
+                f"{self.__name__}: {bijector!r} does not fit values of shape {list(shape)}", where=caller_line()
+            ) from None
         if out[len(out) - len(event) :] != event:
             raise ParameterError(
                 f"{self.__name__}: {bijector!r} makes {list(out)} of {list(shape)}",
@@ -217,16 +222,17 @@ def dist_transform(
             hint=hint,
             where=caller_line(),
         )
-    support_of_base = getattr(base, "support", real)
+    known = getattr(base, "support", None)  # not where it depends on the parameters
     pair = forward if inverse is None else (forward, inverse)
-    bijector = as_bijector(pair, support_of_base, support)
+    bijector = as_bijector(pair, known, support)
     shown = getattr(forward, "__name__", repr(forward)).strip("<>")
     family = TransformedFamily(base, bijector, name or f"{shown}_{base.__name__}")
-    family._check(support_of_base, bijector, base)
+    if known is not None:
+        family._check(known, bijector, base)
     return family
 
 
-def as_bijector(value: Any, support: Support, codomain: Support | None = None) -> Bijector:
+def as_bijector(value: Any, support: Support | None, codomain: Support | None = None) -> Bijector:
     """A bijector, or a pair of functions made one, for values in a set."""
     if isinstance(value, Bijector):
         return value

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from genmlx.choicemap import ChoiceMap, show_type
 from genmlx.errors import ParameterError, ValueMismatch
+from genmlx.masked import Masked
 
 
 def check_values(choices: ChoiceMap) -> ChoiceMap:
@@ -17,7 +18,7 @@ def check_values(choices: ChoiceMap) -> ChoiceMap:
     for address, value in choices.items():
         if isinstance(value, float) and math.isnan(value):
             raise _nan(address)
-        if not isinstance(value, (bool, int, float)):
+        if not isinstance(value, (bool, int, float, Masked)):
             value = as_array(value, address)
             if mx.issubdtype(value.dtype, mx.floating):
                 arrays.append((address, value))

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.backend.special import i0e
-from genmlx.dist.circle import LOG_TWO_PI, angle_from, circle, wrap, wrapped_cauchy_angle
+from genmlx.dist.circle import LOG_TWO_PI, angle_from, circle, one_minus_cos, wrap, wrapped_cauchy_angle
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import nonnegative, real
 
@@ -36,9 +36,8 @@ class VonMises(Distribution):
         rho = 2 * kappa / total
         rest = (total - root + 1 / (root + 2 * kappa)) / total
         theta = wrapped_cauchy_angle(angles, (_ROUNDS, *shape), rest / (1 + rho))
-        half = mx.sin(0.5 * theta)
         # kappa (r - cos theta); they accept where log(c / u) + 1 - c >= 0
-        c = 0.25 * total * rest * rest + 2 * kappa * half * half
+        c = 0.25 * total * rest * rest + kappa * one_minus_cos(theta)
         accepted = random.exponential(uniforms, theta.shape) >= c - 1 - mx.log(c)
         chosen = mx.zeros(shape)
         for i in range(_ROUNDS):
@@ -46,8 +45,7 @@ class VonMises(Distribution):
         return mx.stop_gradient(wrap(mu + chosen))
 
     def _log_density(self, x: mx.array, mu: mx.array, kappa: mx.array) -> mx.array:
-        half = mx.sin(0.5 * angle_from(mu, x))
-        value = -2 * kappa * half * half - mx.log(i0e(kappa)) - LOG_TWO_PI
+        value = -kappa * one_minus_cos(angle_from(mu, x)) - mx.log(i0e(kappa)) - LOG_TWO_PI
         return mx.where(kappa >= 0, value, math.nan)
 
 

@@ -64,7 +64,7 @@ def check_degrees(family: str, df: Any, scale: Any) -> None:
     shape = as_array(scale).shape
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ParameterError(f"{family}: scale must be a square matrix, got shape {list(shape)}", where=caller_line())
-    if type(df) in (int, float) and not df > shape[-1] - 1:
+    if isinstance(df, (int, float)) and not df > shape[-1] - 1:
         raise ParameterError(
             f"{family}: df must be above {shape[-1] - 1}, one less than the size of scale, got {df!r}",
             where=caller_line(),

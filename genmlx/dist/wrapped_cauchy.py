@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from genmlx.dist.circle import LOG_TWO_PI, angle_from, circle, wrap, wrapped_cauchy_angle
+from genmlx.dist.circle import LOG_TWO_PI, angle_from, circle, one_minus_cos, wrap, wrapped_cauchy_angle
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import Interval, real
 
@@ -28,9 +28,8 @@ class WrappedCauchy(Distribution):
         return mx.stop_gradient(wrap(mu + wrapped_cauchy_angle(key, shape, (1 - rho) / (1 + rho))))
 
     def _log_density(self, x: mx.array, mu: mx.array, rho: mx.array) -> mx.array:
-        half = mx.sin(0.5 * angle_from(mu, x))
         rest = 1 - rho
-        spread = rest * rest + 4 * rho * half * half
+        spread = rest * rest + 2 * rho * one_minus_cos(angle_from(mu, x))
         value = mx.log(rest) + mx.log1p(rho) - mx.log(spread) - LOG_TWO_PI
         return mx.where((rho >= 0) & (rho < 1), value, math.nan)
 

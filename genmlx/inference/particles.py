@@ -12,7 +12,7 @@ from genmlx.choicemap import ChoiceMap, show_value
 from genmlx.errors import UsageError, show_addresses
 from genmlx.gfi import Call
 from genmlx.inference.problem import positive_count
-from genmlx.inference.resampling import effective_size, normalised, resample
+from genmlx.inference.resampling import effective_size, host_weights, normalised, resample
 from genmlx.masked import Masked, value_of
 from genmlx.random import as_key
 from genmlx.vectorized import VectorizedTrace
@@ -64,19 +64,20 @@ class Particles:
 
     def mean(self, address: Any) -> mx.array:
         """The weighted mean at an address, ``[*event]``, over the particles that have it."""
-        values, weights = self._weighted(address)
-        return mx.tensordot(weights, values, axes=1)
+        return mx.array(self._moments(address)[0])
 
     def variance(self, address: Any) -> mx.array:
         """The weighted variance at an address, ``[*event]``, over the particles that have it."""
-        values, weights = self._weighted(address)
-        return mx.tensordot(weights, (values - mx.tensordot(weights, values, axes=1)) ** 2, axes=1)
+        return mx.array(self._moments(address)[1])
 
     def std(self, address: Any) -> mx.array:
         """The weighted standard deviation at an address, ``[*event]``, over the particles that have it."""
         return mx.sqrt(self.variance(address))
 
-    def _weighted(self, address: Any) -> tuple[mx.array, mx.array]:
+    def _moments(self, address: Any) -> tuple[Any, Any]:
+        """Mean and variance, summed in float64 (see ``resampling``)."""
+        import numpy as np
+
         leaf, log_weights = self[address], self.log_weights
         if isinstance(leaf, ChoiceMap):
             raise UsageError(
@@ -86,7 +87,10 @@ class Particles:
             )
         if isinstance(leaf, Masked):
             log_weights = mx.where(leaf.active, log_weights, -math.inf)
-        return value_of(leaf).astype(mx.float32), normalised(log_weights)
+        weights, values = host_weights(log_weights), np.array(value_of(leaf), dtype=np.float64)
+        mean = np.tensordot(weights, values, axes=1)
+        variance = np.tensordot(weights, (values - mean) ** 2, axes=1)
+        return np.asarray(mean, dtype=np.float32), np.asarray(variance, dtype=np.float32)
 
     def resample(self, n: int | None = None, key: Any = None, scheme: str = "systematic") -> Particles:
         """``n`` particles of equal weight (by default as many as there are); ``log_ml`` stays what it was."""

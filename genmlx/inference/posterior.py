@@ -96,11 +96,11 @@ class Posterior:
 
     def mean(self, address: Any) -> mx.array:
         """The mean over all draws, ``[*event]``."""
-        return mx.mean(self._pooled(address), axis=0)
+        return mx.array(self._pooled(address).mean(axis=0).astype("float32"))
 
     def std(self, address: Any) -> mx.array:
         """The standard deviation over all draws, ``[*event]``."""
-        return mx.sqrt(mx.var(self._pooled(address), axis=0, ddof=1))
+        return mx.array(self._pooled(address).std(axis=0, ddof=1).astype("float32"))
 
     def quantiles(self, address: Any, qs: float | Sequence[float] = (0.05, 0.5, 0.95)) -> Any:
         """Quantiles over all draws, ``[len(qs), *event]``."""
@@ -122,13 +122,11 @@ class Posterior:
         """The Monte Carlo standard error of the mean."""
         return self._diagnostic("mcse", "ratio_mcse", address)
 
-    def _pooled(self, address: Any) -> mx.array:
-        """The draws of all chains that have the address, ``[count, *event]``."""
+    def _pooled(self, address: Any) -> Any:
+        """The draws of all chains that have the address, ``[count, *event]``: numpy, whose float64 sums are exact."""
         address = self._known(address)
-        values = self._values[address].astype(mx.float32).flatten(0, 1)
-        if address not in self._present:
-            return values
-        return mx.array(_numpy(values)[_numpy(self._present[address]).reshape(-1)])
+        values = _numpy(self._values[address]).astype(float)
+        return values[_numpy(self.has(address))]
 
     def _diagnostic(self, name: str, of_some: str, address: Any, *rest: Any) -> Any:
         address = self._known(address)

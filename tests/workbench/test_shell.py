@@ -38,6 +38,7 @@ ratio(1)
         ("x = 3\nx", 0, "3\n"),
         ("1 + 1;", 0, ""),
         ("", 0, ""),
+        ("", 0, ""),
         ("mx.array(1.5).item(), genmlx.__name__, callable(gen)", 0, "(1.5, 'genmlx', True)\n"),
         ("print(__name__)", 0, "__main__\n"),
         ("import sys; sys.exit(7)", 7, ""),

@@ -127,11 +127,14 @@ def test_the_prompt_needs_no_heavy_package(terminal):
 
 
 @pytest.mark.skipif("GENMLX_FULL" not in os.environ, reason="a timing, for an idle machine: set GENMLX_FULL=1")
-def test_the_prompt_comes_nearly_as_fast_as_ipythons(terminal):
-    def prompt(*arguments: str, pattern: str) -> float:
-        times = sorted(terminal(*arguments).wait(pattern) for _ in range(7))
-        return times[3]
-
-    ours = prompt("-m", "workbench.shell", pattern=r"^gen\[1\]>")
-    plain = prompt("-m", "IPython", "--no-banner", pattern=r"^In \[1\]:")
+def test_the_prompt_comes_nearly_as_fast_as_ipythons(environment, tmp_path):
+    compiled = {**environment, "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    programs = {r"^gen\[1\]>": ["-m", "workbench.shell"], r"^In \[1\]:": ["-m", "IPython", "--no-banner"]}
+    best = dict.fromkeys(programs, float("inf"))
+    for _ in range(8):
+        for pattern, arguments in programs.items():
+            one = Terminal(arguments, compiled, tmp_path)
+            best[pattern] = min(best[pattern], one.wait(pattern))
+            one.process.close(force=True)
+    ours, plain = best.values()
     assert ours <= 1.25 * plain, f"{ours:.3f} s against {plain:.3f} s"

@@ -1,0 +1,258 @@
+"""Runs of one kernel, one after another, under the addresses 0, 1, 2...: what map_over, unfold and scan share.
+
+An update visits only the steps that something reaches: a constraint, a changed argument, or, in a chain, a changed
+state of the step before. All other steps keep their traces, and nothing of the kernel runs for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import mlx.core as mx
+
+from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.combinators.kernel import checked_kernel, require_sub_map
+from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
+from genmlx.errors import ParameterError, name_of
+from genmlx.gfi import GenerativeFunction, argument_diffs, as_weight, total
+from genmlx.masked import host_value
+from genmlx.params import peek
+from genmlx.random import Keys
+from genmlx.selection import ALL, NONE, Names, Selection
+from genmlx.trace import Trace
+
+
+class SequenceTrace(Trace):
+    """The traces of the steps, and the parameters that they read."""
+
+    __slots__ = ("elements", "params", "_choices")
+    data = ("args", "retval", "score", "elements", "params")
+
+    elements: list[Trace]
+    params: dict
+    _choices: ChoiceMap | None
+
+    @property
+    def choices(self) -> ChoiceMap:
+        if self._choices is None:
+            found = from_items(((t,), element.choices) for t, element in enumerate(self.elements))
+            object.__setattr__(self, "_choices", found)
+        return self._choices  # type: ignore[return-value]
+
+    def reads(self) -> dict:
+        return self.params
+
+
+class Sequence(GenerativeFunction):
+    """A combinator says how long it is, what each step is given, and what it returns."""
+
+    chained = False
+    name = ""
+
+    def __init__(self, kernel: Any):
+        self.kernel = checked_kernel(self.name, kernel)
+        self.__name__ = f"{self.name}({name_of(kernel)})"
+
+    def length(self, args: tuple) -> int:
+        raise NotImplementedError
+
+    def step_args(self, args: tuple, t: int, elements: list[Trace]) -> tuple:
+        """The kernel's arguments at step ``t``, given the traces of the steps before it."""
+        raise NotImplementedError
+
+    def changed_steps(self, old: tuple, new: tuple, diffs: tuple, n: int) -> Iterable[int]:
+        """The steps below ``n`` whose arguments may differ, the state of the step before aside."""
+        raise NotImplementedError
+
+    def collect(self, args: tuple, elements: list[Trace]) -> Any:
+        raise NotImplementedError
+
+    # the operations
+
+    def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
+        require_sub_map(self, constraints)
+        elements: list[Trace] = []
+        weights, keys = [], Keys(key)
+        for t in range(self.length(args)):
+            step_args = self.step_args(args, t, elements)
+            element, weight = self.kernel._generate(step_args, constraints.sub((t,)), keys.next())
+            elements.append(element)
+            weights.append(weight)
+        score = as_weight(total([e.score for e in elements]))
+        return self._trace(args, elements, score, _reads(elements)), total(weights)
+
+    def _update(
+        self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
+    ) -> tuple[Trace, Any, Any, ChoiceMap]:
+        require_sub_map(self, constraints)
+        keys, discarded = Keys(key), []
+
+        def step(old: Trace | None, t: int, args: tuple, diffs: tuple) -> tuple[Trace, Any, Any]:
+            own = constraints.sub((t,))
+            if old is None:
+                element, weight = self.kernel._generate(args, own, keys.next())
+                return element, weight, UnknownChange
+            element, weight, retdiff, discard = self.kernel._update(old, args, diffs, own, keys.next())
+            if not discard.is_empty:
+                discarded.append(((t,), discard))
+            return element, weight, retdiff
+
+        constrained = [t for t in constraints.parts() if isinstance(t, int)]
+        new, weights, retdiff = self._revise(trace, args, diffs, constrained, step)
+        for t, element in enumerate(trace.elements[len(new.elements) :], len(new.elements)):
+            weights.append(-element.score)
+            discarded.append(((t,), element.choices))
+        return new, total(weights), retdiff, from_items(sorted(discarded, key=lambda pair: pair[0]))
+
+    def _regenerate(
+        self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
+    ) -> tuple[Trace, Any, Any]:
+        keys = Keys(key)
+
+        def step(old: Trace | None, t: int, args: tuple, diffs: tuple) -> tuple[Trace, Any, Any]:
+            if old is None:
+                return self.kernel._simulate(args, keys.next()), 0.0, UnknownChange
+            return self.kernel._regenerate(old, args, diffs, selection.below(t), keys.next())
+
+        reached = _reached(selection, len(trace.elements))
+        new, weights, retdiff = self._revise(trace, args, diffs, reached, step)
+        return new, total(weights), retdiff
+
+    def _revise(
+        self, trace: Any, args: tuple, diffs: tuple, reached: Iterable[int], step: Callable
+    ) -> tuple[Any, list, Any]:
+        """Take ``step`` wherever something changes. Gives the new trace, the weights, and the return diff."""
+        n, old = self.length(args), trace.elements
+        known = min(n, len(old))
+        stale = any(peek(model, name) is not value for (model, name), value in trace.params.items())
+        changed = set(range(known)) if stale else set(self.changed_steps(trace.args, args, diffs, known))
+        queue = sorted({t for t in reached if 0 <= t < n} | changed | set(range(known, n)))
+        if not queue and n == len(old):
+            new = trace if all(map(same, trace.args, args)) else self._trace(args, old, trace.score, trace.params)
+            return new, [], NoChange
+        elements = old[:n]
+        weights, scores, moved = [], [], set()
+        t, place, spills = -1, 0, False
+        while spills and t + 1 < n or place < len(queue):
+            t = t + 1 if spills and t + 1 < n else queue[place]
+            before = old[t] if t < known else None
+            if before is not None and not spills and t not in changed:
+                step_args, step_diffs = before.args, (NoChange,) * len(before.args)
+            else:
+                step_args = self.step_args(args, t, elements)
+                step_diffs = () if before is None else argument_diffs(before.args, step_args)
+                if stale:
+                    step_diffs = (UnknownChange,) * len(step_diffs)
+            element, weight, retdiff = step(before, t, step_args, step_diffs)
+            if before is None:
+                elements.append(element)
+            else:
+                elements[t] = element
+                scores.append(-before.score)
+            scores.append(element.score)
+            weights.append(weight)
+            spills = self.chained and retdiff is not NoChange
+            if retdiff is not NoChange:
+                moved.add(t)
+            while place < len(queue) and queue[place] <= t:
+                place += 1
+        if len(scores) >= 2 * n:  # everything was visited: a plain sum has no drift
+            score = total([e.score for e in elements])
+        else:
+            score = total([trace.score, *scores, *(-e.score for e in old[n:])])
+        params = {**trace.params, **_reads(elements[t] for t in moved)}
+        new = self._trace(args, elements, as_weight(score), params)
+        same_length = n == len(old)
+        return new, weights, (VectorDiff(moved) if moved else NoChange) if same_length else UnknownChange
+
+    def _project(self, trace: Any, selection: Selection) -> Any:
+        if selection is ALL:
+            return trace.score
+        terms = []
+        for t in _reached(selection, len(trace.elements)):
+            if 0 <= t < len(trace.elements):
+                terms.append(self.kernel._project(trace.elements[t], selection.below(t)))
+        return total(terms)
+
+    def unvisited(self, trace: Any, constraints: ChoiceMap) -> list[tuple]:
+        found = []
+        for part in constraints.parts():
+            below = constraints.sub((part,))
+            if isinstance(part, int) and 0 <= part < len(trace.elements):
+                found += [(part, *rest) for rest in self.kernel.unvisited(trace.elements[part], below)]
+            else:
+                found += [(part, *rest) for rest in below]
+        return found
+
+    def _trace(self, args: tuple, elements: list[Trace], score: Any, params: dict) -> SequenceTrace:
+        return SequenceTrace(
+            gen_fn=self,
+            args=args,
+            retval=self.collect(args, elements),
+            score=score,
+            elements=elements,
+            params=params,
+            _choices=None,
+        )
+
+
+def whole_number(gen_fn: Any, name: str, value: Any) -> int:
+    """A length that is known on the host."""
+    found = host_value(value)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        traced = isinstance(value, mx.array) and found is None
+        raise ParameterError(
+            f"{name_of(gen_fn)}: {name} must be a whole number, 0 or more, got {'a traced array' if traced else value}",
+            hint="a length that differs between lanes is a mask over the longest" if traced else None,
+        )
+    return found
+
+
+def columns_length(gen_fn: Any, columns: Iterable[tuple[str, Any]]) -> int:
+    """The one length of several columns; differing lengths raise with both."""
+    first, length = None, None
+    for name, column in columns:
+        own = column.shape[0] if getattr(column, "shape", ()) else len(column) if hasattr(column, "__len__") else None
+        if own is None or isinstance(column, (str, dict)):
+            raise ParameterError(
+                f"{name_of(gen_fn)}: {name} is not a column: {column!r:.40}", expected="a list or an array"
+            )
+        if length is None:
+            first, length = name, own
+        elif own != length:
+            raise ParameterError(f"{name_of(gen_fn)}: {first} has {length} elements, {name} has {own}")
+    if length is None:
+        raise ParameterError(f"{name_of(gen_fn)}: no columns", expected="at least one list or array")
+    return length
+
+
+def changed_elements(old: Any, new: Any, diff: Any, n: int) -> Iterable[int]:
+    """The indices below ``n`` at which a column may differ."""
+    if diff is NoChange:
+        return ()
+    if isinstance(diff, VectorDiff):
+        return diff.indices
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        return [i for i in range(n) if not same(old[i], new[i])]
+    return range(n)
+
+
+def _reached(selection: Selection, n: int) -> Iterable[int]:
+    """The steps that a selection may reach into."""
+    if selection is NONE:
+        return ()
+    if type(selection) is Names:
+        return [part for part in selection.parts if isinstance(part, int)]
+    return range(n)
+
+
+def _reads(elements: Iterable[Trace]) -> dict:
+    found: dict = {}
+    for element in elements:
+        found.update(element.reads())
+    return found
+
+

@@ -1,0 +1,202 @@
+"""``vmap`` and ``repeat``: a kernel run over the elements of batched arguments, as one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import optree
+
+from genmlx.choicemap import ChoiceMap
+from genmlx.combinators.kernel import checked_kernel
+from genmlx.diff import NoChange, UnknownChange
+from genmlx.dist.values import as_array
+from genmlx.errors import ParameterError, UsageError, ValueMismatch, caller_line, name_of
+from genmlx.gfi import GenerativeFunction, unchanged
+from genmlx.masked import value_of
+from genmlx.pytree import NAMESPACE, flatten
+from genmlx.selection import Selection
+from genmlx.trace import Trace
+from genmlx.vectorized import Lanes, run
+
+
+class VmapTrace(Trace):
+    """The kernel's trace with the elements on axis 0 of every array, arguments included."""
+
+    __slots__ = ("lanes", "n")
+    data = ("args", "retval", "score", "lanes")
+
+    lanes: Any
+    n: int
+
+    @property
+    def choices(self) -> ChoiceMap:
+        return self.lanes.choices
+
+    def reads(self) -> dict:
+        return self.lanes.reads()
+
+
+class Vmap(GenerativeFunction):
+    """``vmap(kernel, in_axes=0)`` runs the kernel for every element of its arguments at once.
+
+    Addresses are the kernel's own, with values stacked ``[n, ...]``; so is the return value. ``in_axes`` is 0 or None
+    (shared by all elements), for all arguments or one for each. The kernel is traced once, whatever ``n`` is, so it
+    must not branch on its choices.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, normal, trace, vmap
+    >>> @gen
+    ... def kernel(x, scale):
+    ...     return trace("z", normal(x, scale))
+    >>> many = vmap(kernel, in_axes=(0, None))
+    >>> tr, weight = many.generate((mx.array([0.0, 1.0]), 1.0), {"z": [0.0, 1.0]})
+    >>> tr["z"].shape, round(weight.item(), 6)
+    ((2,), -1.837877)
+    """
+
+    def __init__(self, kernel: Any, in_axes: Any = 0, axis_size: int | None = None):
+        self.kernel = checked_kernel("vmap", kernel)
+        axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,)
+        if any(axis not in (0, None) or isinstance(axis, bool) for axis in axes):
+            raise UsageError(f"vmap: in_axes is {in_axes!r}", expected="0 or None for each argument", where=caller_line())
+        self.in_axes, self.axis_size = in_axes, axis_size
+        self.__name__ = f"vmap({name_of(kernel)})"
+
+    def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
+        return tuple(map(self._column, super().bind(args, kwargs), self._axes(super().bind(args, kwargs))))
+
+    def _axes(self, args: tuple) -> tuple:
+        if not isinstance(self.in_axes, (tuple, list)):
+            return (self.in_axes,) * len(args)
+        if len(self.in_axes) != len(args):
+            raise UsageError(f"{self.__name__}: {len(args)} arguments for in_axes {self.in_axes!r}")
+        return tuple(self.in_axes)
+
+    def _column(self, arg: Any, axis: int | None) -> Any:
+        """A batched argument as arrays: a list of numbers is one."""
+        if axis is None:
+            return arg
+        return as_array(arg) if isinstance(arg, list) else optree.tree_map(as_array, arg, namespace=NAMESPACE)
+
+    def _size(self, args: tuple) -> int:
+        sizes = {}
+        for i, (arg, axis) in enumerate(zip(args, self._axes(args), strict=True)):
+            for leaf in flatten(arg)[0] if axis == 0 else ():
+                if not leaf.ndim:
+                    raise ParameterError(
+                        f"{self.__name__}: argument {i} is a number, not a batch",
+                        hint="in_axes=None at its place shares it between the elements",
+                    )
+                sizes[f"argument {i}"] = leaf.shape[0]
+        if self.axis_size is not None:
+            sizes["axis_size"] = self.axis_size
+        if not sizes:
+            raise ParameterError(f"{self.__name__}: no argument is batched", hint="repeat(kernel, n), or axis_size=n")
+        if len(set(sizes.values())) > 1:
+            raise ParameterError(
+                f"{self.__name__}: {' and '.join(f'{name} has {size}' for name, size in sizes.items())} elements"
+            )
+        n = next(iter(sizes.values()))
+        if n < 1:
+            raise ParameterError(f"{self.__name__}: no elements", expected="at least one")
+        return n
+
+    def _lane_args(self, args: tuple) -> tuple:
+        axes = self._axes(args)
+        return tuple([Lanes(arg) if axis == 0 else arg for arg, axis in zip(args, axes, strict=True)])
+
+    def _lane_choices(self, constraints: ChoiceMap, n: int) -> ChoiceMap:
+        """Each element's share of stacked constraints."""
+        checked = constraints.map(lambda leaf: leaf if hasattr(leaf, "active") else as_array(leaf))
+        for address, leaf in checked.items():
+            if value_of(leaf).shape[:1] != (n,):
+                raise ValueMismatch(
+                    f"the value of shape {list(value_of(leaf).shape)} is not stacked over the {n} elements of {self.__name__}",
+                    address=address,
+                    expected=f"an array of shape [{n}, ...]",
+                )
+        return ChoiceMap(checked._root, None if checked.is_empty else n)
+
+    def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
+        n = self._size(args)
+
+        def lane(key: Any, constraints: ChoiceMap, *args: Any) -> Any:
+            return self.kernel._generate(self.kernel.bind(args), constraints, key)
+
+        lanes, weight = run(lane, n, key, self._lane_choices(constraints, n), *self._lane_args(args))
+        return self._trace(args, lanes, n), _sum(weight)
+
+    def _update(
+        self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
+    ) -> tuple[Trace, Any, Any, ChoiceMap]:
+        n = self._require_same_size(trace, args)
+        kernel_diffs = _kernel_diffs(diffs)
+
+        def lane(key: Any, old: Any, constraints: ChoiceMap, *args: Any) -> Any:
+            return self.kernel._update(old, self._kernel_args(old, args, diffs), kernel_diffs, constraints, key)
+
+        inputs = (Lanes(trace.lanes), self._lane_choices(constraints, n), *self._lane_args(args))
+        lanes, weight, retdiff, discard = run(lane, n, key, *inputs)
+        return self._trace(args, lanes, n), _sum(weight), retdiff, ChoiceMap(discard._root)
+
+    def _regenerate(
+        self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
+    ) -> tuple[Trace, Any, Any]:
+        n = self._require_same_size(trace, args)
+        kernel_diffs = _kernel_diffs(diffs)
+
+        def lane(key: Any, old: Any, *args: Any) -> Any:
+            return self.kernel._regenerate(old, self._kernel_args(old, args, diffs), kernel_diffs, selection, key)
+
+        lanes, weight, retdiff = run(lane, n, key, Lanes(trace.lanes), *self._lane_args(args))
+        return self._trace(args, lanes, n), _sum(weight), retdiff
+
+    def _kernel_args(self, old: Any, args: tuple, diffs: tuple) -> tuple:
+        return old.args if unchanged(diffs) else self.kernel.bind(args)
+
+    def _require_same_size(self, trace: Any, args: tuple) -> int:
+        n = self._size(args)
+        if n != trace.n:
+            raise ParameterError(
+                f"{self.__name__}: an update from {trace.n} to {n} elements",
+                expected="the same number: stacked choices cannot grow",
+                hint="map_over, whose elements have addresses of their own",
+            )
+        return n
+
+    def _project(self, trace: Any, selection: Selection) -> Any:
+        # A selection that differs between lanes holds arrays with the elements on axis 0.
+        masks = getattr(selection, "masks", None)
+        if masks is None:
+            return _sum(run(lambda key, old: self.kernel._project(old, selection), trace.n, None, Lanes(trace.lanes)))
+        raise NotImplementedError
+
+    def unvisited(self, trace: Any, constraints: ChoiceMap) -> list[tuple]:
+        return self.kernel.unvisited(trace.lanes, constraints)
+
+    def _trace(self, args: tuple, lanes: Any, n: int) -> VmapTrace:
+        return VmapTrace(gen_fn=self, args=args, retval=lanes.retval, score=mx.sum(lanes.score), lanes=lanes, n=n)
+
+
+def _kernel_diffs(diffs: tuple) -> tuple:
+    return tuple([NoChange if diff is NoChange else UnknownChange for diff in diffs])
+
+
+def _sum(weight: Any) -> Any:
+    return mx.sum(weight) if isinstance(weight, mx.array) else weight
+
+
+vmap = Vmap
+
+
+def repeat(kernel: Any, n: int) -> Vmap:
+    """``n`` independent runs of the kernel on the same arguments, stacked.
+
+    >>> from genmlx import normal, repeat
+    >>> repeat(normal, 3).simulate((0.0, 1.0)).retval.shape
+    (3,)
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ParameterError(f"repeat: n must be a whole number, 1 or more, got {n!r}", where=caller_line())
+    return Vmap(kernel, in_axes=None, axis_size=n)
