@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.address import normalise
-from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, show_address, show_addresses
+from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, one_of, show_address
 from genmlx.pytree import register
 from genmlx.selection import ALL, NONE, Selection, as_selection, select
 
@@ -69,7 +69,7 @@ class ChoiceMap:
                 "no choice",
                 address=address,
                 suggestions=nearest(address, known),
-                expected=f"one of {show_addresses(known)}",
+                expected=one_of(known),
             )
         return found._root if found.is_leaf else found
 
@@ -143,7 +143,9 @@ class ChoiceMap:
         arrays = self.map(mx.array)
         for address, value in arrays.items():
             if value.shape[:1] != (n,):
-                raise UsageError(f"the leaf has no {n} lanes on axis 0", address=address)
+                raise UsageError(
+                    f"the leaf has no {n} lanes on axis 0", address=address, expected=f"an array of shape [{n}, ...]"
+                )
         return ChoiceMap(arrays._root, n)
 
     def lane(self, i: Any) -> ChoiceMap:

@@ -13,7 +13,12 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class GenError(Exception):
-    """What every error of this library is. Carries ``address``, ``gen_fn``, ``where`` and ``suggestions``."""
+    """What every error of this library is. Carries ``address``, ``gen_fn``, ``where`` and ``suggestions``.
+
+    ``where`` is ``file:line`` of the user's code that is running when the error is made.
+    """
+
+    hint: str | None = None  # what a kind of error advises where it is raised without advice of its own
 
     def __init__(
         self,
@@ -27,8 +32,10 @@ class GenError(Exception):
         suggestions: Sequence[tuple] = (),
     ):
         super().__init__(what)
-        self.what, self.address, self.gen_fn, self.where = what, address, gen_fn, where
-        self.expected, self.hint, self.suggestions = expected, hint, tuple(suggestions)
+        self.what, self.address, self.gen_fn, self.where = what, address, gen_fn, where or caller_line()
+        self.expected, self.suggestions = expected, tuple(suggestions)
+        if hint is not None:
+            self.hint = hint
 
     def __str__(self) -> str:
         places = []
@@ -46,13 +53,6 @@ class GenError(Exception):
             advice.append(f"try: {self.hint}")
         return "\n".join([*lines, " ".join(advice)] if advice else lines)
 
-    def locate(self, gen_fn: Any, traceback: TracebackType | None) -> None:
-        """Fill in the model that the address starts from and the line of the user's code, once."""
-        if self.gen_fn is None:
-            self.gen_fn = gen_fn
-        if self.where is None:
-            self.where = user_line(traceback) or caller_line()
-
 
 class UnknownAddress(GenError, KeyError):
     """A constraint or selection names an address that the run never visits."""
@@ -60,6 +60,8 @@ class UnknownAddress(GenError, KeyError):
 
 class MissingChoice(GenError, KeyError):
     """A choice that must be given is not."""
+
+    hint = "give it in the choice map, or use generate, which draws what is not given"
 
 
 class AddressCollision(GenError, ValueError):
@@ -102,6 +104,12 @@ def show_addresses(addresses: Iterable[tuple], limit: int = 12) -> str:
     return shown + (f", ... {len(listed) - limit} more" if len(listed) > limit else "") if listed else "none"
 
 
+def one_of(addresses: Iterable[tuple]) -> str:
+    """What was expected, when an address is none of these."""
+    listed = list(addresses)
+    return f"one of {show_addresses(listed)}" if listed else "no address: there are no choices"
+
+
 def nearest(address: tuple, candidates: Iterable[tuple]) -> list[tuple]:
     """The candidates whose spelling is closest to ``address``, best first, at most two."""
     texts = {"/".join(map(str, c)): c for c in candidates}
@@ -131,11 +139,11 @@ def user_line(traceback: TracebackType | None) -> str | None:
     return found
 
 
-def caller_line() -> str:
+def caller_line() -> str | None:
     """``file:line`` of the innermost running frame that is not this library's."""
     frame = sys._getframe(1)
     while frame is not None:
         if not is_library_file(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
-    return "?"
+    return None

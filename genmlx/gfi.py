@@ -23,7 +23,7 @@ from genmlx.errors import (
     UsageError,
     name_of,
     nearest,
-    show_addresses,
+    one_of,
 )
 from genmlx.pytree import register_slots
 from genmlx.random import as_key
@@ -371,7 +371,7 @@ def as_weight(weight: Any) -> mx.array:
 
 
 class gen_errors:
-    """Give an error that leaves an operation the model's name and the user's line."""
+    """Give an error that leaves an operation the model that its address starts from."""
 
     __slots__ = ("gen_fn",)
 
@@ -382,8 +382,8 @@ class gen_errors:
         pass
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, GenError):
-            error.locate(self.gen_fn, traceback)
+        if isinstance(error, GenError) and error.gen_fn is None:
+            error.gen_fn = self.gen_fn
 
 
 def checked_choices(choices: Any) -> ChoiceMap:
@@ -409,7 +409,7 @@ def unknown_address(address: tuple, gen_fn: Any, visited: list[tuple], what: str
         address=address,
         gen_fn=gen_fn,
         suggestions=nearest(address, visited),
-        expected=f"one of {show_addresses(visited)}",
+        expected=one_of(visited),
         hint="correct the address, or pass strict=False to ignore it",
     )
 

@@ -36,7 +36,12 @@ class ParamStore:
 
     def __getitem__(self, name: str) -> mx.array:
         if name not in self._values:
-            raise UsageError(f"no parameter {name!r} yet", expected=f"one of {', '.join(self._values) or 'none'}")
+            known = ", ".join(map(repr, self._values))
+            raise UsageError(
+                f"no parameter {name!r} yet",
+                expected=f"one of {known}" if known else "a parameter that was read",
+                hint="run the model once, which declares what it reads, or set the parameter",
+            )
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,7 +29,25 @@ class LaneKey:
         self.key, self.lane, self.depth = key, lane, depth
 
 
-Key = mx.array | LaneKey
+class Tape:
+    """A key whose noise is laid out in advance, so that one graph serves for many steps.
+
+    Made from a key it draws, and writes down what was asked for; made from arrays it hands those out in that order.
+    """
+
+    __slots__ = ("requests", "_keys", "_draws")
+
+    def __init__(self, key: Any = None, draws: Iterable[mx.array] | None = None):
+        self.requests: list[tuple[str, tuple]] = []
+        self._keys = Keys(key)
+        self._draws = None if draws is None else iter(draws)
+
+    def draw(self, kind: str, shape: tuple) -> mx.array:
+        self.requests.append((kind, shape))
+        return _draw(kind, self._keys.next(), shape) if self._draws is None else next(self._draws)
+
+
+Key = mx.array | LaneKey | Tape
 
 
 class Streams(NamedTuple):
@@ -91,6 +110,8 @@ def split(key: Any, n: int = 2) -> list:
     """``n`` keys for independent draws. No key gives none: a run without a key samples nothing."""
     if key is None:
         return [None] * n
+    if isinstance(key, Tape):
+        return [key] * n
     if isinstance(key, LaneKey):
         return [LaneKey(k, key.lane, key.depth) for k in split(key.key, n)]
     rows = mx.random.split(key, n)
@@ -119,6 +140,8 @@ def lane_key(key: Any, lane: mx.array, n: int) -> Any:
     """The key of one lane of ``n`` under ``mx.vmap``, where ``lane`` is the batched index."""
     if key is None:
         return None
+    if isinstance(key, Tape):
+        raise UsageError("a tape of noise has no lanes")
     if isinstance(key, LaneKey):
         return LaneKey(key.key, key.lane * n + lane, key.depth + 1)
     return LaneKey(key, lane)
@@ -126,6 +149,8 @@ def lane_key(key: Any, lane: mx.array, n: int) -> Any:
 
 def key_array(key: Any) -> mx.array:
     """A plain MLX key, its own for each lane: what a user's own sampler receives."""
+    if isinstance(key, Tape):
+        return key.draw("bits", (2,))
     if not isinstance(key, LaneKey):
         return key
     return _noise("bits", (2,), key.depth)(key.key, key.lane)
@@ -134,6 +159,11 @@ def key_array(key: Any) -> mx.array:
 def normal(key: Any, shape: tuple = ()) -> mx.array:
     """Standard normal noise, float32."""
     return _draw("normal", key, shape)
+
+
+def noise(kind: str, key: Any, shape: tuple) -> mx.array:
+    """What a tape wrote down: noise of one of the kinds "normal", "uniform" and "bits"."""
+    return _draw(kind, key, shape)
 
 
 def uniform(key: Any, shape: tuple = ()) -> mx.array:
@@ -164,6 +194,8 @@ def bits(key: Any, shape: tuple = ()) -> mx.array:
 
 def _draw(kind: str, key: Any, shape: tuple) -> mx.array:
     shape = tuple(shape)
+    if isinstance(key, Tape):
+        return key.draw(kind, shape)
     if isinstance(key, LaneKey):
         return _noise(kind, shape, key.depth)(key.key, key.lane)
     return _DRAW[kind](key, shape)

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import optree
 
+from genmlx.backend.mapping import vmap_list
 from genmlx.choicemap import ChoiceMap
 from genmlx.edit import Edited, Request
 from genmlx.errors import GenError, ParameterError, UsageError
@@ -235,7 +236,7 @@ def where(condition: mx.array, new: Any, old: Any) -> Any:
         raise GenError("the two traces do not have the same choices", gen_fn=new.gen_fn)
     lead = condition.ndim
     picked = [
-        a if a is b else mx.where(condition.reshape((*condition.shape, *[1] * (a.ndim - lead))), a, b)
+        a if a is b else mx.where(condition[(..., *[None] * (a.ndim - lead))] if a.ndim > lead else condition, a, b)
         for a, b in zip(arrays, others, strict=True)
     ]
     return _with_args(skeleton.fill(picked), new.args)
@@ -265,7 +266,7 @@ def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
         return out or [index]
 
     with host_value_errors("batched"):
-        out = mx.vmap(lane)(mx.arange(n), *flat)
+        out = vmap_list(lane, mx.arange(n), *flat)
     skeleton = skeletons[-1]
     return _marked(skeleton.fill(out if skeleton.places else []), n)
 

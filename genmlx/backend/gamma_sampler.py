@@ -4,6 +4,9 @@ Marsaglia and Tsang (2000), 'A simple method for generating gamma variables', wi
 done in log space, where a draw cannot underflow. Derivatives are those of Figurnov, Mohamed and Mnih (2018).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +26,7 @@ _LEGENDRE = (  # Gauss-Legendre with sixteen nodes on [0, 1]: distance of a pair
     (0.4722875115366163, 0.0311267619693239),
     (0.4947004674958250, 0.0135762297058770),
 )
+_pathwise: ContextVar[bool] = ContextVar("genmlx_pathwise", default=True)
 _NODES = [0.5 + sign * node for node, _ in _LEGENDRE for sign in (-1, 1)]
 _WEIGHTS = [weight for _, weight in _LEGENDRE for _ in (-1, 1)]
 
@@ -35,7 +39,8 @@ def standard_gamma(key: random.Key, shape: tuple, a: Real) -> mx.array:
     a = mx.broadcast_to(real(a), shape)
     d, t, boost = _proposal(key, shape, mx.stop_gradient(a))
     value = mx.maximum(d * (1 + t) * (1 + t) * (1 + t) * mx.exp(boost), _TINY)
-    return _valid(a, value) * (1 + _shift(mx.log(d) + 3 * mx.log1p(t) + boost, a))
+    value = _valid(a, value)
+    return value * (1 + _shift(mx.log(d) + 3 * mx.log1p(t) + boost, a)) if _pathwise.get() else value
 
 
 def log_standard_gamma(key: random.Key, shape: tuple, a: Real) -> mx.array:
@@ -43,7 +48,17 @@ def log_standard_gamma(key: random.Key, shape: tuple, a: Real) -> mx.array:
     a = mx.broadcast_to(real(a), shape)
     d, t, boost = _proposal(key, shape, mx.stop_gradient(a))
     value = mx.log(d) + 3 * mx.log1p(t) + boost
-    return _valid(a, value) + _shift(value, a)
+    return _valid(a, value) + _shift(value, a) if _pathwise.get() else _valid(a, value)
+
+
+@contextmanager
+def without_derivatives() -> Iterator[None]:
+    """The same draws without their derivatives, for a graph that is exported: a custom function cannot be (0.32.4)."""
+    token = _pathwise.set(False)
+    try:
+        yield
+    finally:
+        _pathwise.reset(token)
 
 
 def _valid(a: mx.array, value: mx.array) -> mx.array:

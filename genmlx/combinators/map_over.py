@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from genmlx.combinators.sequence import Sequence, changed_elements, columns_length
+from genmlx.combinators.sequence import Sequence, changed_elements, columns_length, revised_list
+from genmlx.combinators.whole import stacked_columns
 from genmlx.trace import Trace
 
 
@@ -36,8 +37,17 @@ class MapOver(Sequence):
             return range(n)
         return {i for o, c, d in zip(old, new, diffs, strict=True) for i in changed_elements(o, c, d, n)}
 
-    def collect(self, args: tuple, elements: list[Trace]) -> list:
-        return [element.retval for element in elements]
+    def collect(self, args: tuple, retvals: list) -> list:
+        return retvals
+
+    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> list:
+        return revised_list(trace.retval, elements, moved, known)
+
+    def stacked_inputs(self, args: tuple) -> Any:
+        return stacked_columns(args)
+
+    def kernel_args(self, state: Any, inputs: Any, args: tuple) -> tuple:
+        return inputs
 
 
 map_over = MapOver

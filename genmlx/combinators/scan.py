@@ -9,6 +9,7 @@ import mlx.core as mx
 import optree
 
 from genmlx.combinators.sequence import Sequence, changed_elements, columns_length
+from genmlx.combinators.whole import stacked_columns
 from genmlx.diff import NoChange
 from genmlx.errors import UsageError
 from genmlx.pytree import NAMESPACE
@@ -48,8 +49,20 @@ class Scan(Sequence):
         found = set(changed_elements(old[1], new[1], diffs[1], n))
         return found | {0} if n and diffs[0] is not NoChange else found
 
-    def collect(self, args: tuple, elements: list[Trace]) -> Any:
-        pairs = [_pair(self, element.retval) for element in elements]
+    def stacked_inputs(self, args: tuple) -> Any:
+        return stacked_columns(args[1])
+
+    def kernel_args(self, state: Any, inputs: Any, args: tuple) -> tuple:
+        return (state, inputs)
+
+    def initial_state(self, args: tuple) -> Any:
+        return args[0]
+
+    def next_state(self, retval: Any) -> Any:
+        return _pair(self, retval)[0]
+
+    def collect(self, args: tuple, retvals: list) -> Any:
+        pairs = [_pair(self, retval) for retval in retvals]
         outs = [out for _, out in pairs]
         if pairs and not isinstance(args[1], list):
             outs = optree.tree_map(lambda *leaves: mx.stack([mx.array(x) for x in leaves]), *outs, namespace=NAMESPACE)

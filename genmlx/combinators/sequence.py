@@ -11,8 +11,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.address import normalise
 from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.combinators.elements import Elements
 from genmlx.combinators.kernel import checked_kernel, require_sub_map
+from genmlx.combinators.whole import run_whole, unstacked
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
 from genmlx.errors import ParameterError, name_of
 from genmlx.gfi import GenerativeFunction, argument_diffs, as_weight, total
@@ -29,19 +32,28 @@ class SequenceTrace(Trace):
     __slots__ = ("elements", "params", "_choices")
     data = ("args", "retval", "score", "elements", "params")
 
-    elements: list[Trace]
+    elements: list[Trace] | Elements
     params: dict
     _choices: ChoiceMap | None
 
     @property
     def choices(self) -> ChoiceMap:
         if self._choices is None:
-            found = from_items(((t,), element.choices) for t, element in enumerate(self.elements))
-            object.__setattr__(self, "_choices", found)
+            steps = self.elements
+            each = steps.choices() if isinstance(steps, Elements) else (((t,), e.choices) for t, e in enumerate(steps))
+            object.__setattr__(self, "_choices", from_items(each))
         return self._choices  # type: ignore[return-value]
 
     def reads(self) -> dict:
         return self.params
+
+    def __getitem__(self, address: Any) -> Any:
+        """The value of a choice; the return value of a step."""
+        t, *rest = normalise(address) or (None,)
+        if not isinstance(t, int) or not 0 <= t < len(self.elements):
+            return self.choices[address]
+        element = self.elements[t]
+        return element[tuple(rest)] if rest else element.retval
 
 
 class Sequence(GenerativeFunction):
@@ -65,22 +77,43 @@ class Sequence(GenerativeFunction):
         """The steps below ``n`` whose arguments may differ, the state of the step before aside."""
         raise NotImplementedError
 
-    def collect(self, args: tuple, elements: list[Trace]) -> Any:
+    def collect(self, args: tuple, retvals: list) -> Any:
+        """The return value, of the kernel's return values in order."""
         raise NotImplementedError
+
+    # the same, for all steps at once: see whole.py
+
+    def stacked_inputs(self, args: tuple) -> Any:
+        """What step ``t`` is given, its state and the shared arguments aside, with the steps on axis 0; or None."""
+        raise NotImplementedError
+
+    def kernel_args(self, state: Any, inputs: Any, args: tuple) -> tuple:
+        raise NotImplementedError
+
+    def initial_state(self, args: tuple) -> Any:
+        return None
+
+    def next_state(self, retval: Any) -> Any:
+        return retval
 
     # the operations
 
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
         require_sub_map(self, constraints)
+        n = self.length(args)
+        if (whole := run_whole(self, args, n, constraints, key)) is not None:
+            retval = self.collect(args, unstacked(whole.retvals, n))
+            score, params = mx.sum(whole.elements.stack.score), whole.elements.stack.reads()
+            return self._trace(args, whole.elements, retval, score, params), whole.weight
         elements: list[Trace] = []
         weights, keys = [], Keys(key)
-        for t in range(self.length(args)):
-            step_args = self.step_args(args, t, elements)
+        for t in range(n):
+            step_args = self.kernel.bind(self.step_args(args, t, elements))
             element, weight = self.kernel._generate(step_args, constraints.sub((t,)), keys.next())
             elements.append(element)
             weights.append(weight)
         score = as_weight(total([e.score for e in elements]))
-        return self._trace(args, elements, score, _reads(elements)), total(weights)
+        return self._trace(args, elements, self._retval(args, elements), score, _reads(elements)), total(weights)
 
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
@@ -129,8 +162,9 @@ class Sequence(GenerativeFunction):
         changed = set(range(known)) if stale else set(self.changed_steps(trace.args, args, diffs, known))
         queue = sorted({t for t in reached if 0 <= t < n} | changed | set(range(known, n)))
         if not queue and n == len(old):
-            new = trace if all(map(same, trace.args, args)) else self._trace(args, old, trace.score, trace.params)
-            return new, [], NoChange
+            if all(map(same, trace.args, args)):
+                return trace, [], NoChange
+            return self._trace(args, old, trace.retval, trace.score, trace.params), [], NoChange
         elements = old[:n]
         weights, scores, moved = [], [], set()
         t, place, spills = -1, 0, False
@@ -140,7 +174,7 @@ class Sequence(GenerativeFunction):
             if before is not None and not spills and t not in changed:
                 step_args, step_diffs = before.args, (NoChange,) * len(before.args)
             else:
-                step_args = self.step_args(args, t, elements)
+                step_args = self.kernel.bind(self.step_args(args, t, elements))
                 step_diffs = () if before is None else argument_diffs(before.args, step_args)
                 if stale:
                     step_diffs = (UnknownChange,) * len(step_diffs)
@@ -162,7 +196,8 @@ class Sequence(GenerativeFunction):
         else:
             score = total([trace.score, *scores, *(-e.score for e in old[n:])])
         params = {**trace.params, **_reads(elements[t] for t in moved)}
-        new = self._trace(args, elements, as_weight(score), params)
+        retval = self.revised(args, trace, elements, moved, known)
+        new = self._trace(args, elements, retval, as_weight(score), params)
         same_length = n == len(old)
         return new, weights, (VectorDiff(moved) if moved else NoChange) if same_length else UnknownChange
 
@@ -176,20 +211,28 @@ class Sequence(GenerativeFunction):
         return total(terms)
 
     def unvisited(self, trace: Any, constraints: ChoiceMap) -> list[tuple]:
-        found = []
+        found, steps = [], trace.elements
         for part in constraints.parts():
             below = constraints.sub((part,))
-            if isinstance(part, int) and 0 <= part < len(trace.elements):
-                found += [(part, *rest) for rest in self.kernel.unvisited(trace.elements[part], below)]
+            if isinstance(part, int) and 0 <= part < len(steps):
+                like = steps.like(part) if isinstance(steps, Elements) else steps[part]
+                found += [(part, *rest) for rest in self.kernel.unvisited(like, below)]
             else:
                 found += [(part, *rest) for rest in below]
         return found
 
-    def _trace(self, args: tuple, elements: list[Trace], score: Any, params: dict) -> SequenceTrace:
+    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> Any:
+        """The return value after the steps in ``moved``, and those from ``known`` on, changed."""
+        return self._retval(args, elements)
+
+    def _retval(self, args: tuple, elements: Any) -> Any:
+        return self.collect(args, [element.retval for element in elements])
+
+    def _trace(self, args: tuple, elements: Any, retval: Any, score: Any, params: dict) -> SequenceTrace:
         return SequenceTrace(
             gen_fn=self,
             args=args,
-            retval=self.collect(args, elements),
+            retval=retval,
             score=score,
             elements=elements,
             params=params,
@@ -238,6 +281,15 @@ def changed_elements(old: Any, new: Any, diff: Any, n: int) -> Iterable[int]:
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return [i for i in range(n) if not same(old[i], new[i])]
     return range(n)
+
+
+def revised_list(old: list, elements: Any, moved: set[int], known: int) -> list:
+    """The return values of all steps, of which only those that changed are looked at."""
+    new = old[:known]
+    for t in moved:
+        if t < known:
+            new[t] = elements[t].retval
+    return new + [elements[t].retval for t in range(known, len(elements))]
 
 
 def _reached(selection: Selection, n: int) -> Iterable[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from genmlx.combinators.sequence import Sequence, whole_number
+import mlx.core as mx
+
+from genmlx.combinators.sequence import Sequence, revised_list, whole_number
 from genmlx.diff import NoChange
 from genmlx.trace import Trace
 
@@ -40,8 +42,20 @@ class Unfold(Sequence):
             return range(n)
         return range(min(n, 1)) if diffs[1] is not NoChange else ()
 
-    def collect(self, args: tuple, elements: list[Trace]) -> list:
-        return [element.retval for element in elements]
+    def collect(self, args: tuple, retvals: list) -> list:
+        return retvals
+
+    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> list:
+        return revised_list(trace.retval, elements, moved, known)
+
+    def stacked_inputs(self, args: tuple) -> Any:
+        return mx.arange(self.length(args))
+
+    def kernel_args(self, state: Any, inputs: Any, args: tuple) -> tuple:
+        return (inputs, state, *args[2:])
+
+    def initial_state(self, args: tuple) -> Any:
+        return args[1]
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         return at_least(self, super().bind(args, kwargs), 2, "(n, init, *extra)")

@@ -43,6 +43,11 @@ class Bijector:
     def log_abs_det_jacobian(self, x: Any) -> mx.array:
         raise NotImplementedError
 
+    def inverse_and_log_det(self, y: Any) -> tuple[mx.array, mx.array]:
+        """The inverse, and log |d inverse / dy|."""
+        x = self.inverse(y)
+        return x, -self.log_abs_det_jacobian(x)
+
     def reaches(self, y: mx.array) -> mx.array:
         """Whether ``y`` is a value of ``forward``, elementwise."""
         return self.codomain.contains(y)
@@ -72,7 +77,11 @@ class Inverse(Bijector):
         return self.of.forward(y)
 
     def log_abs_det_jacobian(self, x: Any) -> mx.array:
-        return -self.of.log_abs_det_jacobian(self.of.inverse(x))
+        return self.of.inverse_and_log_det(x)[1]
+
+    def inverse_and_log_det(self, y: Any) -> tuple[mx.array, mx.array]:
+        # straight from y: from the other side, where the sigmoid of a large y is next to 1, its digits are gone
+        return self.of.forward(y), self.of.log_abs_det_jacobian(y)
 
     def inverted(self) -> Bijector:
         return self.of
@@ -242,6 +251,11 @@ class FromFunction(Bijector):
 
     def log_abs_det_jacobian(self, x: Any) -> mx.array:
         return mx.log(mx.abs(_each(mx.grad(self.function), special.real(x), self.function)))
+
+    def inverse_and_log_det(self, y: Any) -> tuple[mx.array, mx.array]:
+        """The inverse, and log |d inverse / dy|."""
+        x = self.inverse(y)
+        return x, -self.log_abs_det_jacobian(x)
 
     def reaches(self, y: mx.array) -> mx.array:
         y = special.real(y)

@@ -10,22 +10,25 @@ from genmlx.dist.support import Interval
 
 circle = Interval(-math.pi, math.pi, phrase="an angle in [-pi, pi]")
 LOG_TWO_PI = math.log(2 * math.pi)
-_TURN_HIGH, _TURN_LOW = 6.28125, 2 * math.pi - 6.28125  # a few turns are subtracted from an angle exactly
+_TURN_HIGH, _TURN_LOW = 6.28125, 2 * math.pi - 6.28125  # a few times the first is subtracted from an angle exactly
 
 
-def _reduced(angle: mx.array, origin: mx.array | float) -> mx.array:
-    turns = mx.stop_gradient(mx.round((angle - origin) * (0.5 / math.pi)))
-    return (angle - (origin + turns * _TURN_HIGH)) - turns * _TURN_LOW
+def _turns(angle: mx.array) -> mx.array:
+    return mx.stop_gradient(mx.round(angle * (0.5 / math.pi)))
 
 
 def wrap(angle: mx.array) -> mx.array:
     """The same angle in [-pi, pi]."""
-    return mx.clip(_reduced(angle, 0.0), -math.pi, math.pi)
+    turns = _turns(angle)
+    return mx.clip((angle - turns * _TURN_HIGH) - turns * _TURN_LOW, -math.pi, math.pi)
 
 
 def angle_from(mu: mx.array, x: mx.array) -> mx.array:
     """The angle from mu, any real number, to x, on the shorter way round."""
-    return _reduced(x, mu)
+    own, turns = _turns(mu), _turns(x - mu)
+    # half a turn to either angle: neither sum then outgrows the digits of its terms
+    half = (turns + own) * (0.5 * _TURN_HIGH)
+    return ((x - half) - ((mu - own * _TURN_HIGH) + half)) - turns * _TURN_LOW
 
 
 def one_minus_cos(angle: mx.array) -> mx.array:

@@ -107,10 +107,9 @@ class Pushforward(Distribution):
         if base.discrete:
             lp = family._guarded(mx.round(bijector.inverse(y)).astype(mx.int32), base, inner)
         else:
-            point = bijector.inverse(y)
-            log_det = bijector.log_abs_det_jacobian(point)
+            point, log_det = bijector.inverse_and_log_det(y)
             axes = tuple(range(-base.event_ndim, 0))
-            lp = family._guarded(point, base, inner) - (mx.sum(log_det, axis=axes) if axes else log_det)
+            lp = family._guarded(point, base, inner) + (mx.sum(log_det, axis=axes) if axes else log_det)
         return mx.where(inside, lp, -math.inf)
 
     def _mean(self, *params: Any) -> Any:

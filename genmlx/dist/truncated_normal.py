@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx import random
+from genmlx.backend import special
 from genmlx.backend.gaussian import erfcx, log_ndtr, log_ndtr_difference, ndtri_exp
 from genmlx.backend.special import HALF_LOG_2PI
 from genmlx.dist.distribution import Distribution
@@ -55,14 +56,23 @@ class TruncatedNormal(Distribution):
     reparameterised = True
     guarded = False
 
-    def support_of(self, mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> Support:
-        return Interval(lo, hi)
+    def params(self, args: tuple) -> tuple:
+        """The parameters as arrays, but bounds that are numbers stay so: the support can say which are infinite."""
+        arrays = super().params(args)
+        bounds = [float(g) if isinstance(g, (int, float)) else a for g, a in zip(args[2:], arrays[2:], strict=True)]
+        return (*arrays[:2], *bounds)
+
+    def batch_shape(self, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> tuple:
+        return super().batch_shape(mu, sigma, special.real(lo), special.real(hi))
+
+    def support_of(self, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> Support:
+        return Interval(lo, hi, closed_lo=not (isinstance(lo, float) and lo == -math.inf))
 
     def check_parameters(self, mu: Any, sigma: Any, lo: Any, hi: Any) -> None:
         if isinstance(lo, (int, float)) and isinstance(hi, (int, float)) and not lo < hi:
             raise ParameterError(f"{self.__name__}: lo must be below hi, got lo={lo!r}, hi={hi!r}", where=caller_line())
 
-    def _sample(self, key: Any, shape: tuple, mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> mx.array:
+    def _sample(self, key: Any, shape: tuple, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
         u = random.uniform_open(key, shape)
         short, central = at.w < _SHORT, at.a < _TAIL
@@ -70,13 +80,13 @@ class TruncatedNormal(Distribution):
         tail_a = mx.where(central, _TAIL, at.a)
         distance = mx.where(
             short,
-            _short_quantile(u, at.a, mx.where(short, at.w, _SHORT)),
+            _short_quantile(u, mx.where(short, at.a, 0.0), mx.where(short, at.w, _SHORT)),
             _tail_quantile(u, tail_a, mx.where(short, 1.0, at.w)),
         )
         x = mx.where(central & mx.logical_not(short), from_mu, at.end + at.scale * distance)
         return mx.minimum(mx.maximum(x, lo), hi)
 
-    def _log_density(self, x: mx.array, mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> mx.array:
+    def _log_density(self, x: mx.array, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
         inside = (x >= lo) & (x <= hi) & (mx.abs(x) < math.inf)
         x = mx.where(inside, x, at.inner)
@@ -86,14 +96,14 @@ class TruncatedNormal(Distribution):
         wide = at.wide
         mass = log_ndtr_difference(mx.where(wide, at.a, -1.0), mx.where(wide, at.b, 1.0))
         value = mx.where(wide, -0.5 * z * z - HALF_LOG_2PI - mass, from_end) - mx.log(sigma)
-        return mx.where((sigma > 0) & (lo < hi), mx.where(inside, value, -math.inf), math.nan)
+        return mx.where((sigma > 0) & (special.real(lo) < hi), mx.where(inside, value, -math.inf), math.nan)
 
-    def _mean(self, mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> mx.array:
+    def _mean(self, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
         first, _ = _wide_moments(at)
         return mx.where(at.wide, mu + at.scale * first, at.end - at.scale * _slope(at.a, at.w))
 
-    def _variance(self, mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> mx.array:
+    def _variance(self, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
         first, second = _wide_moments(at)
         curvature = mx.grad(lambda a: mx.sum(_slope(a, at.w)))(at.a)
@@ -110,7 +120,8 @@ class _Measures(NamedTuple):
     inner: mx.array  # a point of the interval
 
 
-def _measure(mu: mx.array, sigma: mx.array, lo: mx.array, hi: mx.array) -> _Measures:
+def _measure(mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> _Measures:
+    lo, hi = special.real(lo), special.real(hi)
     below, above = mx.abs(lo) < math.inf, mx.abs(hi) < math.inf
     low, high = mx.where(below, lo, 0.0), mx.where(above, hi, 0.0)
     alpha = mx.where(below, mx.clip((low - mu) / sigma, -_INFINITE, _INFINITE), -_INFINITE)

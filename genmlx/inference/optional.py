@@ -20,7 +20,7 @@ def per_element(statistic: Any, draws: np.ndarray, present: np.ndarray, *rest: A
     event = draws.shape[2:]
     flat = draws.reshape(*present.shape, -1)
     found = [np.asarray(statistic(flat[..., i], present, *rest)) for i in range(flat.shape[-1])]
-    result = np.stack(found, axis=-1).reshape(*found[0].shape, *event)
+    result = np.stack(found, axis=-1).reshape((*found[0].shape, *event))
     return result if result.ndim else float(result)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import mlx.core as mx
 import optree
 
+from genmlx.backend.mapping import vmap_list
+from genmlx.backend.gamma_sampler import without_derivatives
 from genmlx.gradients import host_value_errors
 from genmlx.pytree import NAMESPACE, Skeleton, split_arrays
 from genmlx.random import lane_key
@@ -68,7 +70,7 @@ class BatchedStep:
             return [*new.arrays, *arrays]
 
         with host_value_errors("batched"):
-            arrays = mx.vmap(lane)(mx.arange(self.n), *lanes.arrays)
+            arrays = vmap_list(lane, mx.arange(self.n), *lanes.arrays)
         own, skeleton, rest = skeletons
         return Lanes(arrays[:own], skeleton), rest.fill(arrays[own:])
 
@@ -87,7 +89,7 @@ class BatchedStep:
             return [*new.arrays, *split_arrays(out)[0]]
 
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, without_derivatives():
                 path = os.path.join(folder, "step.mlxfn")
                 mx.export_function(path, flat, key, *lanes.arrays)
                 self._replay, self._skeleton = mx.import_function(path), split_arrays(out)[1]

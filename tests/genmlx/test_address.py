@@ -38,7 +38,9 @@ def test_a_digit_string_and_an_integer_are_different_addresses():
     assert normalise("3") != normalise(3)
 
 
-@pytest.mark.parametrize("given", [1.0, True, None, mx.array(1), ("y", mx.array(0)), ("y", 0.5), [1], (("a", "b"), "c"), {}])
+@pytest.mark.parametrize(
+    "given", [1.0, True, None, mx.array(1), ("y", mx.array(0)), ("y", 0.5), [1], (("a", "b"), "c"), {}]
+)
 def test_anything_else_raises(given):
     """Would catch an array or a bool that silently becomes a key which no lookup finds again."""
     with pytest.raises(AddressError, match="is not an address") as info:

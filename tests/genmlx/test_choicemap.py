@@ -79,7 +79,9 @@ def test_empty_sub_maps_leave_nothing_behind():
     assert choicemap({"x": 1, "y": {}}).addresses() == [("x",)]
 
 
-@pytest.mark.parametrize("address, near", [("slpe", ("slope",)), (("y", 2), ("y", 1)), ("Y", None), (("y", "0"), ("y", 0))])
+@pytest.mark.parametrize(
+    "address, near", [("slpe", ("slope",)), (("y", 2), ("y", 1)), ("Y", None), (("y", "0"), ("y", 0))]
+)
 def test_a_missing_address_names_the_nearest(address, near):
     """Would catch a bare KeyError, and suggestions that have nothing to do with the address."""
     with pytest.raises(KeyError) as info:
@@ -310,7 +312,9 @@ entries = st.lists(st.tuples(addresses, st.integers(-3, 3)), max_size=6).map(_fr
 maps = entries.map(choicemap)
 selections = st.recursive(
     st.lists(addresses, max_size=3).map(lambda found: select(*found)) | st.sampled_from([select.all(), select.none()]),
-    lambda s: s.map(lambda x: ~x) | st.tuples(s, s).map(lambda p: p[0] & p[1]) | st.tuples(s, s).map(lambda p: p[0] | p[1]),
+    lambda s: (
+        s.map(lambda x: ~x) | st.tuples(s, s).map(lambda p: p[0] & p[1]) | st.tuples(s, s).map(lambda p: p[0] | p[1])
+    ),
     max_leaves=4,
 )
 laws = settings(max_examples=150, deadline=None)

@@ -5,7 +5,20 @@ import math
 import mlx.core as mx
 import pytest
 
-from genmlx import NoChange, Propose, Regenerate, UnknownChange, Update, VectorDiff, bernoulli, choicemap, gen, normal, select, trace
+from genmlx import (
+    NoChange,
+    Propose,
+    Regenerate,
+    UnknownChange,
+    Update,
+    VectorDiff,
+    bernoulli,
+    choicemap,
+    gen,
+    normal,
+    select,
+    trace,
+)
 from genmlx.diff import Diff, same
 from genmlx.edit import Edited, Request
 from genmlx.errors import MissingChoice, UnknownAddress, UsageError
@@ -85,7 +98,9 @@ def test_regenerate():
     assert backward.choices == choicemap({"x": 1.0})
 
 
-@pytest.mark.parametrize("selection", [select("b"), select("b", "up"), select.all(), select("y"), select.none()], ids=repr)
+@pytest.mark.parametrize(
+    "selection", [select("b"), select("b", "up"), select.all(), select("y"), select.none()], ids=repr
+)
 def test_regenerate_where_a_branch_may_flip(selection):
     """Would catch an undo that names an address which only one of the two traces has."""
     tr, _ = jump().generate({"b": 1, "up": 0.5, "y": 0.25})

@@ -81,7 +81,7 @@ def test_one_parameter_used_twice():
 
 
 def test_maximum_likelihood_by_steps():
-    """Five hundred steps of gradient ascent reach the mean of the data."""
+    """Sixty steps of gradient ascent reach the mean of the data."""
 
     @gen
     def model(ys):
@@ -194,7 +194,7 @@ def test_gradients_that_a_host_value_would_hide():
 def test_a_batch_shares_its_parameters():
     @gen
     def model():
-        return trace("x", normal(param("mu", 4.0), 1.0))
+        return trace("x", normal(param("mu", 4), 1.0))
 
     traces, weights = model().vgenerate({"x": 4.0}, 3)
     assert model.params["mu"].item() == 4.0

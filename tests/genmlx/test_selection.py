@@ -17,7 +17,9 @@ anywhere = st.lists(parts, min_size=0, max_size=4).map(tuple)
 simple = st.lists(addresses, max_size=3).map(lambda found: select(*found))
 selections = st.recursive(
     simple | st.sampled_from([select.all(), select.none()]),
-    lambda s: s.map(lambda x: ~x) | st.tuples(s, s).map(lambda p: p[0] & p[1]) | st.tuples(s, s).map(lambda p: p[0] | p[1]),
+    lambda s: (
+        s.map(lambda x: ~x) | st.tuples(s, s).map(lambda p: p[0] & p[1]) | st.tuples(s, s).map(lambda p: p[0] | p[1])
+    ),
     max_leaves=5,
 )
 laws = settings(max_examples=200, deadline=None)

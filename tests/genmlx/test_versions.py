@@ -101,7 +101,10 @@ def test_the_same_name_in_two_modules(module):
 def test_factory_made_models_stay_distinct(module):
     """Acceptance 17, also after the cell runs again."""
     m = module("factory")
-    cell = "def make(k):\n    @gen\n    def model():\n        return trace('x', normal(k, 1))\n    return model\none, two = make(1), make(2)\n"
+    cell = (
+        "def make(k):\n    @gen\n    def model():\n        return trace('x', normal(k, 1))\n    return model\n"
+        "one, two = make(1), make(2)\n"
+    )
     m.run(cell)
     first = m.one, m.two
     m.run(cell)
@@ -275,7 +278,13 @@ def test_a_closure_that_holds_itself_has_a_digest():
 
 
 @pytest.mark.parametrize(
-    "bad", ["@gen\ndef inner(:\n", "@gen\nasync def inner(): pass\n", "@gen\ndef inner(x=1/0): pass\n", "@gen\ndef inner(): yield\n"]
+    "bad",
+    [
+        "@gen\ndef inner(:\n",
+        "@gen\nasync def inner(): pass\n",
+        "@gen\ndef inner(x=1/0): pass\n",
+        "@gen\ndef inner(): yield\n",
+    ],
 )
 def test_a_definition_that_fails_leaves_the_old_version(module, bad):
     m = module("failing").run(INNER.format(mu=3, sigma=1))

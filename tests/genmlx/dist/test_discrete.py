@@ -189,7 +189,7 @@ BATCHES = [
 
 @pytest.mark.parametrize("family,params", BATCHES, ids=label)
 def test_batches_mean_what_single_calls_mean(family, params):
-    """Parameters that leak across lanes, a sum over a batch axis, noise that lanes share."""
+    """Parameters that leak across lanes, a sum over a batch axis, shared noise, a & between a lane and a constant."""
     arrays = [mx.array(p) for p in params]
     size, n = len(params[0]), 4000
     keys = random.as_key(11)
@@ -427,3 +427,10 @@ def test_counts_of_a_batch_of_weights():
         mean = np.asarray(family(n, weights).mean)
         sd = np.sqrt(np.asarray(family(n, weights).variance))
         assert (np.abs(np.asarray(x).mean(axis=0) - mean) < 4 * sd / math.sqrt(3000)).all()
+
+
+def test_mlx_still_gets_and_of_an_unbatched_array_wrong_under_vmap():
+    """When this fails, MLX has mended it, and supports and families may join conditions with & again."""
+    unbatched, lanes = mx.array([True, True, True]), mx.array([[True, False, True], [False, True, False]])
+    assert mx.vmap(lambda lane: unbatched & lane)(lanes).shape == (1, 3)  # not (2, 3)
+    assert mx.vmap(lambda lane: mx.logical_and(unbatched, lane))(lanes).shape == (2, 3)

@@ -1,0 +1,235 @@
+"""A long sequence simulated or scored as a whole: the kernel is traced a few times, however many steps there are.
+
+Two passes. The first goes through the steps in order, but computes only the free choices and the states: the kernel's
+graph, recorded once for a chunk of steps, with all noise drawn beforehand. The second has every choice and state, so
+the steps no longer wait for each other: it is one batch over the steps, which gives the traces and the scores. A kernel
+that needs the host value of its state or its choices, whose choices differ from step to step, or that closes over
+arrays (which a recorded graph would freeze) is not for this: it is run step by step.
+"""
+
+from __future__ import annotations
+
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import optree
+
+from genmlx import random
+from genmlx.backend.recording import recorded
+from genmlx.choicemap import EMPTY, ChoiceMap, covering, from_items
+from genmlx.combinators.elements import Elements
+from genmlx.dist.values import as_array
+from genmlx.gen import GenFn
+from genmlx.gfi import GenerativeFunction
+from genmlx.masked import Masked
+from genmlx.pytree import NAMESPACE, flatten, map_arrays
+from genmlx.random import Tape
+from genmlx.vectorized import Lanes, run
+from genmlx.versions import resolve
+
+LEAST = 32
+_CHUNK = 16
+
+
+class Whole(NamedTuple):
+    """The stacked traces of all steps, their return values, and the weight of the constrained choices."""
+
+    elements: Elements
+    retvals: Any
+    weight: Any
+
+
+def run_whole(sequence: Any, args: tuple, n: int, constraints: ChoiceMap, key: Any) -> Whole | None:
+    """All steps at once, or None for what must be run step by step."""
+    if n < LEAST or not self_contained(sequence.kernel):
+        return None
+    inputs, given = sequence.stacked_inputs(args), stacked_choices(constraints, n)
+    if inputs is None or given is None:
+        return None
+    try:
+        if not sequence.chained:
+            return _independent(sequence, args, n, inputs, given, key)
+        return _Chain(sequence, args, n, inputs, given).run(key)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError):
+        # Whatever does not trace is run step by step, which says what is wrong if anything is.
+        return None
+
+
+def stacked_choices(constraints: ChoiceMap, n: int) -> ChoiceMap | None:
+    """Constraints on every step as arrays over the steps; None when the steps' differ."""
+    if constraints.is_empty:
+        return EMPTY
+    if len(constraints.parts()) != n or constraints.is_leaf:
+        return None
+    steps = [constraints.sub((t,)).to_dict() for t in range(n)]
+    if any(step.keys() != steps[0].keys() for step in steps) or not steps[0]:
+        return None
+    return from_items((address, column) for address in steps[0] if (column := stacked([s[address] for s in steps])) is not None)
+
+
+def stacked(values: list) -> mx.array | None:
+    """Numbers, or arrays of one shape, as one array."""
+    if all(isinstance(v, (int, float)) for v in values):
+        return mx.array(values)
+    if any(isinstance(v, Masked) for v in values):
+        raise ValueError("values that only some lanes have are not stacked")
+    return mx.stack([as_array(v) for v in values])
+
+
+def stacked_columns(columns: Any) -> Any:
+    """Columns as arrays: an array, a list of numbers or of arrays of one shape, or a tuple or dict of those."""
+    if isinstance(columns, tuple):
+        made = tuple(map(stacked_columns, columns))
+        return None if any(c is None for c in made) else made
+    if isinstance(columns, dict):
+        made = {name: stacked_columns(column) for name, column in columns.items()}
+        return None if any(c is None for c in made.values()) else made
+    if isinstance(columns, list):
+        same_shape = len({getattr(v, "shape", ()) for v in columns}) == 1
+        numbers = all(isinstance(v, (int, float, mx.array)) for v in columns)
+        return stacked(columns) if columns and numbers and same_shape else None
+    return columns if isinstance(columns, mx.array) else None
+
+
+def self_contained(kernel: Any) -> bool:
+    """Whether a generative function closes over nothing that holds an array."""
+    if isinstance(kernel, GenFn):
+        return _plain(resolve(kernel).function)
+    parts = [getattr(kernel, name) for name in ("kernel", "inner", "branches") if hasattr(kernel, name)]
+    flat = [p for part in parts for p in (part if isinstance(part, list) else [part])]
+    functions = [getattr(kernel, name, None) for name in ("_pre", "_post")]
+    return all(map(self_contained, flat)) and all(f is None or _plain(f) for f in functions)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, FunctionType):
+        return all(_plain(cell.cell_contents) for cell in value.__closure__ or ())
+    if isinstance(value, GenerativeFunction):
+        return self_contained(value)
+    return value is None or isinstance(value, (bool, int, float, str, type, ModuleType, BuiltinFunctionType))
+
+
+def _independent(sequence: Any, args: tuple, n: int, inputs: Any, given: ChoiceMap, key: Any) -> Whole:
+    kernel = sequence.kernel
+
+    def lane(key: Any, inputs: Any, given: ChoiceMap) -> Any:
+        return kernel._generate(kernel.bind(sequence.kernel_args(None, inputs, args)), given, key)
+
+    lanes, weight = run(lane, n, key, Lanes(inputs), ChoiceMap(given._root, None if given.is_empty else n))
+    return Whole(Elements(lanes, n), lanes.retval, mx.sum(weight) if isinstance(weight, mx.array) else weight)
+
+
+class _Chain:
+    """The two passes of a sequence whose steps hand on a state."""
+
+    def __init__(self, sequence: Any, args: tuple, n: int, inputs: Any, given: ChoiceMap):
+        self.sequence, self.args, self.n, self.inputs, self.given = sequence, args, n, inputs, given
+        self.kernel = sequence.kernel
+
+    def step(self, state: Any, inputs: Any, given: ChoiceMap, args: tuple, key: Any) -> Any:
+        return self.kernel._generate(self.kernel.bind(self.sequence.kernel_args(state, inputs, args)), given, key)[0]
+
+    def run(self, key: Any) -> Whole:
+        row = lambda t: lambda array: array[t]  # noqa: E731
+        noise_key, record_key = random.split(key) if key is not None else (None, None)
+        tape = None if key is None else Tape(record_key)
+        start = self.sequence.initial_state(self.args)
+        first = self.step(start, map_arrays(row(0), self.inputs), self.given.map(row(0)), self.args, tape)
+        if first.reads():
+            raise ValueError("a recorded graph would freeze the parameters")
+        state = self.sequence.next_state(first.retval)
+        self.start = _like(start, state)
+        free = [(a, leaf) for a, leaf in first.choices.items() if a not in self.given]
+        if any(isinstance(leaf, Masked) for _, leaf in first.choices.items()):
+            raise ValueError("choices that only some lanes have are not stacked")
+        requests = [] if tape is None else tape.requests
+        noise = [
+            random.noise(kind, k, (self.n, *shape))
+            for (kind, shape), k in zip(requests, random.split(noise_key, max(1, len(requests))), strict=False)
+        ]
+        chosen, states = self.in_order([a for a, _ in free], noise)
+        choices = self.given.merge(from_items(chosen.items()))
+        before = optree.tree_map(
+            lambda first, rest: mx.concatenate([first[None], rest[:-1]]), self.start, states, namespace=NAMESPACE
+        )
+        observed = covering(self.given)
+
+        def lane(_: Any, state: Any, inputs: Any, choices: ChoiceMap) -> Any:
+            trace = self.step(state, inputs, choices, self.args, None)
+            return trace, self.kernel._project(trace, observed)
+
+        lanes, weight = run(
+            lane, self.n, None, Lanes(before), Lanes(self.inputs), ChoiceMap(choices._root, self.n)
+        )
+        weight = mx.sum(weight) if isinstance(weight, mx.array) else weight
+        return Whole(Elements(lanes, self.n), lanes.retval, weight)
+
+    def in_order(self, free: list[tuple], noise: list[mx.array]) -> tuple[dict, Any]:
+        """The first pass: the free choices and the states after each step, stacked."""
+        states, spec = flatten(self.start)
+        shared, shared_spec = _arrays(self.args)
+        columns, fill = _arrays((noise, self.inputs, list(self.given.to_dict().values())))
+        addresses = list(self.given.to_dict())
+
+        def steps(length: int) -> Any:
+            def chunk(*arrays: mx.array) -> list:
+                state = list(arrays[: len(states)])
+                args = shared_spec(arrays[len(states) : len(states) + len(shared)])
+                rows = arrays[len(states) + len(shared) :]
+                made: list[list] = []
+                for t in range(length):
+                    noise, inputs, given = fill([column[t] for column in rows])
+                    choices = from_items(zip(addresses, given, strict=True))
+                    tape = Tape(draws=noise) if noise else None
+                    trace = self.step(optree.tree_unflatten(spec, state), inputs, choices, args, tape)
+                    state = [mx.array(leaf) for leaf in flatten(self.sequence.next_state(trace.retval))[0]]
+                    made.append([*(trace.choices[a] for a in free), *state])
+                return [*state, *(mx.stack(column) for column in zip(*made, strict=True))]
+
+            return chunk
+
+        carried, parts, done = states, [], 0
+        for length in (_CHUNK, 1):
+            if self.n - done < length:
+                continue
+            sample = [*carried, *shared, *(column[:length] for column in columns)]
+            shapes = [mx.zeros(a.shape, dtype=a.dtype) for a in sample]
+            step = recorded(steps(length), *shapes)
+            while self.n - done >= length:
+                out = step(*carried, *shared, *(column[done : done + length] for column in columns))
+                carried, made = list(out[: len(states)]), out[len(states) :]
+                parts.append(made)
+                done += length
+        joined = [mx.concatenate(column) for column in zip(*parts, strict=True)]
+        chosen = dict(zip(free, joined, strict=False))
+        return chosen, optree.tree_unflatten(spec, joined[len(free) :])
+
+
+def _arrays(tree: Any) -> tuple[list, Any]:
+    from genmlx.pytree import split_arrays
+
+    arrays, skeleton = split_arrays(tree)
+    return arrays, skeleton.fill
+
+
+def _like(start: Any, state: Any) -> Any:
+    """The initial state in the structure and dtypes of the states that the kernel returns."""
+    mine, spec = flatten(start)
+    theirs, other = flatten(state)
+    if spec != other:
+        raise ValueError("the state changes its structure")
+    made = []
+    for a, b in zip(mine, theirs, strict=True):
+        a, b = (as_array(a).astype(as_array(b).dtype) if isinstance(a, (int, float)) else as_array(a)), as_array(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError("the state changes its shape")
+        made.append(a)
+    return optree.tree_unflatten(spec, made)
+
+
+def unstacked(tree: Any, n: int) -> list:
+    """The rows of a stacked tree."""
+    leaves, spec = flatten(tree)
+    rows = [list(leaf) if isinstance(leaf, mx.array) else [leaf] * n for leaf in leaves]
+    return [optree.tree_unflatten(spec, [row[t] for row in rows]) for t in range(n)]
