@@ -53,6 +53,11 @@ class GenError(Exception):
             advice.append(f"try: {self.hint}")
         return "\n".join([*lines, " ".join(advice)] if advice else lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints: the message alone. ``%tb`` does not show more; ``__traceback__`` has it all."""
+        name = type(self).__name__
+        return [f"{name}: {line}" if i == 0 else line for i, line in enumerate(str(self).splitlines())]
+
 
 class UnknownAddress(GenError, KeyError):
     """A constraint or selection names an address that the run never visits."""
@@ -134,9 +139,20 @@ def user_line(traceback: TracebackType | None) -> str | None:
     while traceback is not None:
         code = traceback.tb_frame.f_code
         if not is_library_file(code.co_filename):
-            found = f"{code.co_filename}:{traceback.tb_lineno}"
+            found = show_line(code.co_filename, traceback.tb_lineno)
         traceback = traceback.tb_next
     return found
+
+
+def show_line(filename: str, line: int) -> str:
+    """``file:line``, or the cell and line for code that was typed into IPython.
+
+    >>> show_line("<ipython-input-4-0c1f2a>", 2), show_line("models.py", 7)
+    ('Cell In[4], line 2', 'models.py:7')
+    """
+    cell = filename.removeprefix("<ipython-input-").partition("-")[0]
+    typed = filename.startswith("<ipython-input-") and cell.isdigit()
+    return f"Cell In[{cell}], line {line}" if typed else f"{filename}:{line}"
 
 
 def caller_line() -> str | None:
@@ -144,6 +160,6 @@ def caller_line() -> str | None:
     frame = sys._getframe(1)
     while frame is not None:
         if not is_library_file(frame.f_code.co_filename):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            return show_line(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return None

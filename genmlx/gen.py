@@ -189,6 +189,8 @@ class GenFn(GenerativeFunction):
     def signature(self) -> inspect.Signature:
         return self._version.signature
 
+    __signature__ = signature
+
     def redefine(self, function: Callable) -> bool:
         """Point this handle at a new body. An equal body changes nothing; False says so."""
         new = Version(function, self._version.number + 1, digest(function))

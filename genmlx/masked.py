@@ -38,8 +38,8 @@ class Masked:
         if not isinstance(other, Masked) or self.shape != other.shape:
             return False
         spread = self.active.reshape((*self.active.shape, *[1] * (self.value.ndim - self.active.ndim)))
-        same = (self.value == other.value) | ~spread
-        return bool((mx.all(same) & mx.all(self.active == other.active)).item())
+        same = mx.logical_or(self.value == other.value, mx.logical_not(spread))
+        return bool((mx.logical_and(mx.all(same), mx.all(self.active == other.active))).item())
 
     def __repr__(self) -> str:
         return f"Masked({show_type(self.value)})"
@@ -82,7 +82,7 @@ def host_value(x: Any) -> Any:
 
 def both(a: Any, b: Any) -> Any:
     """``a and b`` for Python bools and boolean arrays."""
-    return b if a is True else a if b is True else False if a is False or b is False else a & b
+    return b if a is True else a if b is True else False if a is False or b is False else mx.logical_and(a, b)
 
 
 def either(a: Any, b: Any) -> Any:
@@ -90,7 +90,7 @@ def either(a: Any, b: Any) -> Any:
 
 
 def invert(a: Any) -> Any:
-    return (not a) if isinstance(a, bool) else ~a
+    return (not a) if isinstance(a, bool) else mx.logical_not(a)
 
 
 def where(active: Any, a: Any, b: Any) -> Any:

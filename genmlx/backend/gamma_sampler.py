@@ -75,7 +75,7 @@ def _proposal(key: random.Key, shape: tuple, a: mx.array) -> tuple[mx.array, mx.
     # Log of the acceptance probability x^2/2 + d - d v + d log v, with x = 3 sqrt(d) t and v = (1 + t)^3 expanded.
     safe = mx.where(proposed > -1, proposed, 0.0)
     log_accept = 3 * d * (mx.log1p(safe) - safe * (1 - safe * (0.5 - safe / 3)))
-    accepted = (proposed > -1) & (random.exponential(exponentials, (_ROUNDS, *shape)) > -log_accept)
+    accepted = mx.logical_and(proposed > -1, random.exponential(exponentials, (_ROUNDS, *shape)) > -log_accept)
     t = mx.zeros_like(d)
     for i in range(_ROUNDS):
         t = mx.where(accepted[i], proposed[i], t)

@@ -63,7 +63,7 @@ def _log_below(log_cdf: mx.array, log_mass: mx.array, u: mx.array) -> mx.array:
 
 def _normal_mass(a: mx.array, b: mx.array, width: mx.array) -> mx.array:
     rounded = b - a
-    narrow = (width < 0.5) & (rounded > 0)
+    narrow = mx.logical_and(width < 0.5, rounded > 0)
     better = mx.log(mx.where(narrow, width, 1.0)) - mx.log(mx.where(narrow, rounded, 1.0))
     return log_ndtr_difference(a, b) + mx.stop_gradient(better)
 
@@ -82,7 +82,7 @@ def _logistic_lower(u: mx.array, a: mx.array, log_mass: mx.array, width: mx.arra
 
 
 def _laplace_mass(a: mx.array, b: mx.array, width: mx.array) -> mx.array:
-    across = (a < 0) & (b > 0)
+    across = mx.logical_and(a < 0, b > 0)
     both = -mx.expm1(mx.where(across, a, -1.0)) - mx.expm1(-mx.where(across, b, 1.0))
     nearest = mx.where(a >= 0, -a, mx.where(b <= 0, b, -1.0))
     return _LOG_HALF + mx.where(across, mx.log(both), nearest + log1mexp(mx.where(across, -1.0, -width)))
@@ -151,8 +151,8 @@ def _weibull_ends(a: mx.array, b: mx.array, width: mx.array, k: mx.array) -> tup
     above, finite = a > 0, b < math.inf
     a1, b1 = mx.where(above, a, 1.0), mx.where(finite, b, 1.0)
     low = mx.where(above, mx.power(a1, k), 0.0)
-    growth = k * mx.log1p(mx.where(above & finite, width, 0.0) / a1)
-    near = above & finite & (growth < 1)
+    growth = k * mx.log1p(mx.where(mx.logical_and(above, finite), width, 0.0) / a1)
+    near = mx.logical_and(mx.logical_and(above, finite), growth < 1)
     far = mx.where(finite, mx.power(b1, k), math.inf) - low
     return low, mx.where(near, low * mx.expm1(mx.where(near, growth, 0.0)), far)
 

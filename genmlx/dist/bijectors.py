@@ -260,7 +260,7 @@ class FromFunction(Bijector):
     def reaches(self, y: mx.array) -> mx.array:
         y = special.real(y)
         there = self.forward(self.inverse(y))
-        return self.codomain.contains(y) & (mx.abs(there - y) <= 1e-3 * mx.abs(y) + 1e-6)
+        return mx.logical_and(self.codomain.contains(y), mx.abs(there - y) <= 1e-3 * mx.abs(y) + 1e-6)
 
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))

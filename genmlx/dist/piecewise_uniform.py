@@ -51,7 +51,7 @@ class PiecewiseUniform(Distribution):
         # Strictly inside (0, total): a bin of probability 0 is never chosen.
         level = random.uniform_open(which, shape)[..., None] * cumulative[..., -1:]
         below = mx.concatenate([mx.zeros_like(cumulative[..., :1]), cumulative[..., :-1]], axis=-1)
-        chosen = (level >= below) & (level < cumulative)
+        chosen = mx.logical_and(level >= below, level < cumulative)
         left = mx.sum(mx.where(chosen, bounds[..., :-1], 0.0), axis=-1)
         right = mx.sum(mx.where(chosen, bounds[..., 1:], 0.0), axis=-1)
         x = left + (right - left) * random.uniform(where, shape)
@@ -60,10 +60,10 @@ class PiecewiseUniform(Distribution):
     def _log_density(self, x: mx.array, bounds: mx.array, probs: mx.array) -> mx.array:
         x, left, right = x[..., None], bounds[..., :-1], bounds[..., 1:]
         total = mx.sum(probs, axis=-1)
-        valid = mx.all(left < right, axis=-1) & mx.all(probs >= 0, axis=-1) & (total > 0)
+        valid = mx.logical_and(mx.logical_and(mx.all(left < right, axis=-1), mx.all(probs >= 0, axis=-1)), total > 0)
         heights = mx.log(mx.where(probs > 0, probs, 1.0)) - mx.log(mx.where(left < right, right - left, 1.0))
         heights = mx.where(probs > 0, heights, -math.inf)
-        inside = (x >= left) & (x < right)
+        inside = mx.logical_and(x >= left, x < right)
         value = mx.sum(mx.where(inside, heights, 0.0), axis=-1) - mx.log(mx.where(valid, total, 1.0))
         return mx.where(valid, mx.where(mx.any(inside, axis=-1), value, -math.inf), math.nan)
 

@@ -38,7 +38,7 @@ class Image(Support):
         else:
             nearest, reached = self.bijector.inverse(x), self.bijector.reaches(x)
         axes = tuple(range(-self.event_ndim, 0))
-        return self.base.contains(nearest) & (mx.all(reached, axis=axes) if axes else reached)
+        return mx.logical_and(self.base.contains(nearest), mx.all(reached, axis=axes) if axes else reached)
 
     def interior(self, x: mx.array) -> mx.array:
         return self.bijector.forward(self.base.interior(x))

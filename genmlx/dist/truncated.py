@@ -108,7 +108,7 @@ class Truncated(Distribution):
             low, high = self._bounds(base, lo, hi)
             log_mass = mx.where(low < high, log_mass, -math.inf)
             anchor = mx.where(mx.isfinite(low), low, mx.where(mx.isfinite(high), high, 0.0))
-        inside = (x >= low) & (x <= high) & (mx.abs(x) < math.inf)
+        inside = mx.logical_and(mx.logical_and(x >= low, x <= high), mx.abs(x) < math.inf)
         lp = base.log_prob(mx.where(inside, x, anchor.astype(x.dtype)))
         possible = log_mass > -math.inf
         lp = mx.where(possible, lp - mx.where(possible, log_mass, 0.0), math.nan)
@@ -179,7 +179,7 @@ class Truncated(Distribution):
         l1, h1 = mx.where(fixed_low, low, 0.0), mx.where(fixed_high, high, 0.0)
         a = mx.where(fixed_low, (l1 - loc) / scale, low)
         b = mx.where(fixed_high, (h1 - loc) / scale, high)
-        width = mx.where(fixed_low & fixed_high, (h1 - l1) / scale, math.inf)
+        width = mx.where(mx.logical_and(fixed_low, fixed_high), (h1 - l1) / scale, math.inf)
         empty = low >= high
         return mx.where(empty, -1.0, a), mx.where(empty, 1.0, b), mx.where(empty, 2.0, width)
 

@@ -83,12 +83,12 @@ class TruncatedNormal(Distribution):
             _short_quantile(u, mx.where(short, at.a, 0.0), mx.where(short, at.w, _SHORT)),
             _tail_quantile(u, tail_a, mx.where(short, 1.0, at.w)),
         )
-        x = mx.where(central & mx.logical_not(short), from_mu, at.end + at.scale * distance)
+        x = mx.where(mx.logical_and(central, mx.logical_not(short)), from_mu, at.end + at.scale * distance)
         return mx.minimum(mx.maximum(x, lo), hi)
 
     def _log_density(self, x: mx.array, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
-        inside = (x >= lo) & (x <= hi) & (mx.abs(x) < math.inf)
+        inside = mx.logical_and(mx.logical_and(x >= lo, x <= hi), mx.abs(x) < math.inf)
         x = mx.where(inside, x, at.inner)
         t = (x - at.end) / at.scale
         from_end = -t * (at.a + 0.5 * t) - _log_mass(at.a, at.w)
@@ -96,7 +96,7 @@ class TruncatedNormal(Distribution):
         wide = at.wide
         mass = log_ndtr_difference(mx.where(wide, at.a, -1.0), mx.where(wide, at.b, 1.0))
         value = mx.where(wide, -0.5 * z * z - HALF_LOG_2PI - mass, from_end) - mx.log(sigma)
-        return mx.where((sigma > 0) & (special.real(lo) < hi), mx.where(inside, value, -math.inf), math.nan)
+        return mx.where(mx.logical_and(sigma > 0, special.real(lo) < hi), mx.where(inside, value, -math.inf), math.nan)
 
     def _mean(self, mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> mx.array:
         at = _measure(mu, sigma, lo, hi)
@@ -128,14 +128,14 @@ def _measure(mu: mx.array, sigma: mx.array, lo: Any, hi: Any) -> _Measures:
     beta = mx.where(above, mx.clip((high - mu) / sigma, -_INFINITE, _INFINITE), _INFINITE)
     mirrored = alpha + beta < 0
     a, b = mx.where(mirrored, -beta, alpha), mx.where(mirrored, -alpha, beta)
-    w = mx.where(below & above, (high - low) / sigma, _INFINITE)
+    w = mx.where(mx.logical_and(below, above), (high - low) / sigma, _INFINITE)
     return _Measures(
         end=mx.where(mirrored, high, low),
         scale=mx.where(mirrored, -sigma, sigma),
         a=a,
         b=b,
         w=w,
-        wide=(a < 0) & mx.logical_not(_is_narrow(a, w)),
+        wide=mx.logical_and(a < 0, mx.logical_not(_is_narrow(a, w))),
         inner=mx.stop_gradient(mx.where(below, low, mx.where(above, high, mu))),
     )
 

@@ -51,7 +51,7 @@ def log_ratio(x: mx.array, y: mx.array) -> mx.array:
     distance = x - y
     near = mx.abs(distance) < 0.5 * y
     quotient = mx.where(near, 1.0, x / y)
-    ordinary = (quotient > 1e-37) & (quotient < 1e37)
+    ordinary = mx.logical_and(quotient > 1e-37, quotient < 1e37)
     far = mx.where(ordinary, mx.log(mx.where(ordinary, quotient, 1.0)), mx.log(x) - mx.log(y))
     return mx.where(near, mx.log1p(mx.where(near, distance / y, 0.0)), far)
 

@@ -31,7 +31,7 @@ class WrappedCauchy(Distribution):
         rest = 1 - rho
         spread = rest * rest + 2 * rho * one_minus_cos(angle_from(mu, x))
         value = mx.log(rest) + mx.log1p(rho) - mx.log(spread) - LOG_TWO_PI
-        return mx.where((rho >= 0) & (rho < 1), value, math.nan)
+        return mx.where(mx.logical_and(rho >= 0, rho < 1), value, math.nan)
 
 
 wrapped_cauchy = WrappedCauchy("wrapped_cauchy")

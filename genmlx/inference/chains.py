@@ -6,7 +6,7 @@ A sampler gives a ``Kernel``. Here its step is run for all chains, warm-up first
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -27,7 +27,7 @@ from genmlx.vectorized import VectorizedTrace, vgenerate, where
 from genmlx.versions import pinned
 
 Step = Callable[[Any, Any], tuple[Any, dict[str, Any]]]
-_STARTS = 100
+_STARTS, _KEYS = 100, 1024
 
 
 def _itself(trace: Trace) -> Trace:
@@ -75,18 +75,18 @@ def run_chains(
     with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
         walk = _walk(call, observations, make_kernel, chains, streams.initialise)
         record = _Record()
-        warm, keys = _keys(streams.warmup, warmup), _keys(streams.propose, draws * thin)
+        warm, keys = _keys(streams.warmup), _keys(streams.propose)
         since: list[dict] = []
 
         def warm_up(start: int, stop: int) -> dict:
-            infos = [walk.advance(warm[i], warm=True)[2] for i in range(start, stop)]
+            infos = [walk.advance(next(warm), warm=True)[2] for _ in range(start, stop)]
             mx.eval(walk.arrays(), infos)
             return _shown(infos)
 
         def sample(start: int, stop: int) -> dict:
             infos = []
-            for i in range(start, stop):
-                choices, score, info = walk.advance(keys[i])
+            for _ in range(start, stop):
+                choices, score, info = walk.advance(next(keys))
                 since.append(info)
                 infos.append(info)
                 if len(since) == thin:
@@ -173,8 +173,12 @@ def _kernel(call: Call, observations: ChoiceMap, make_kernel: Callable, first: T
     return make_kernel(first, observations)
 
 
-def _keys(key: Any, n: int) -> Any:
-    return mx.random.split(key, n) if n else []
+def _keys(key: mx.array) -> Iterator[mx.array]:
+    """The key of each step, which does not depend on how many steps there will be."""
+    while True:
+        rows = mx.random.split(key, _KEYS)
+        yield from (rows[i] for i in range(_KEYS - 1))
+        key = rows[-1]
 
 
 def _visiting(step: Step, kernel: Kernel, observations: ChoiceMap) -> Callable:

@@ -203,7 +203,7 @@ FAMILIES = {
         Family(
             wrapped_normal, lambda mu, sigma: Circular(wrapped_normal_log_density, mu, sigma),
             [(0.5, 1), (3, 0.3), (-2, 2), (1, 1.5), (0, 1.4999)], [-3.15, 3.15, -INF, INF], [((0, 0), "sigma")],
-            [(1, 8), (-3, 0.02), (100, 1), (0, 25)],
+            [(1, 8), (-3, 0.02), (100, 1), (0, 25), (0, 2.5), (0, 1.2)],
         ),
         Family(
             wrapped_cauchy, lambda mu, rho: Circular(wrapped_cauchy_log_density, mu, rho),
@@ -421,7 +421,7 @@ def test_moments(name):
 
 
 def test_boundaries_are_those_of_scipy():
-    """Ends of the support: catches an open end where scipy's is closed, and 0 log 0."""
+    """And far out: catches an open end where scipy's is closed, 0 log 0, and the square of a large value."""
     at = [
         (uniform(0, 4), 0, -math.log(4)), (uniform(0, 4), 4, -math.log(4)),
         (exponential(3), 0, math.log(3)),
@@ -435,6 +435,8 @@ def test_boundaries_are_those_of_scipy():
         (truncated_normal(0, 1, -1, 1), -1, stats.truncnorm(-1, 1).logpdf(-1)),
         (beta_uniform_mixture(0.5, 2, 2), 0, math.log(0.5)), (beta_uniform_mixture(0, 0.5, 2), 0, 0.0),
         (beta_uniform_mixture(1, 2, 2), 0, -INF), (beta_uniform_mixture(0.5, 0.5, 2), 0, INF),
+        (cauchy(0, 1), 1e30, stats.cauchy.logpdf(1e30)), (half_cauchy(2), 1e30, stats.halfcauchy.logpdf(1e30, scale=2)),
+        (student_t(0.5), -1e30, stats.t.logpdf(1e30, 0.5)), (pareto(0.01, 2), 1e38, stats.pareto.logpdf(1e38, 0.01, scale=2)),
         (von_mises(0, 1), math.pi, von_mises_log_density(math.pi, 0, 1)),
     ]  # fmt: skip
     for call, x, want in at:
@@ -555,6 +557,14 @@ def test_derivatives_of_truncated_draws_are_those_of_the_quantile():
             want = (ends[1] - ends[0]) / (2 * step)
             error = np.abs(np.array(got[j]) - want)[keep]
             assert np.max(error) < 2e-3 * max(1e-2, np.max(np.abs(want[keep]))), (row, j, np.max(error))
+
+
+@pytest.mark.parametrize("kappa", [0.01, 1.0, 10.0, 1e3, 1e5])
+def test_the_mean_cosine_of_von_mises_draws(kappa):
+    """1 - I1(kappa) / I0(kappa), to a percent of it: catches an envelope that does not match its acceptance test."""
+    lost = 1 - np.cos(np.array(von_mises(0, kappa).sample(mx.random.key(2), (100000,))).astype(float))
+    want = 1 - special.i1e(kappa) / special.i0e(kappa)
+    assert abs(np.mean(lost) - want) < 4.5 * np.std(lost) / math.sqrt(100000)
 
 
 @pytest.mark.parametrize("call", [von_mises(1.5, 4), von_mises(0, 0), wrapped_normal(-2, 0.5), wrapped_normal(2, 40),
