@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+from numbers import Integral
 from typing import Any
 
 from genmlx.errors import AddressError
@@ -26,9 +26,7 @@ def normalise(address: Any) -> tuple:
 def _part(part: Any, address: Any) -> str | int:
     if isinstance(part, str):
         return str(part)
-    if not isinstance(part, bool) and hasattr(type(part), "__index__") and not hasattr(part, "shape"):
-        return operator.index(part)
-    if type(part).__module__ == "numpy" and getattr(part, "shape", None) == () and part.dtype.kind in "iu":
+    if isinstance(part, Integral) and not isinstance(part, bool):  # numpy's integers count themselves in
         return int(part)
     raise AddressError(
         f"{address!r} is not an address",

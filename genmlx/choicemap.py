@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from genmlx.address import normalise
 from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, one_of, show_address
-from genmlx.pytree import register
+from genmlx.pytree import map_arrays, register
 from genmlx.selection import ALL, NONE, Selection, as_selection, select
 
 _MISSING = object()
@@ -140,7 +140,7 @@ class ChoiceMap:
 
     def batched(self, n: int) -> ChoiceMap:
         """Say that every leaf already has ``n`` lanes on axis 0, one for each trace of a batch."""
-        arrays = self.map(mx.array)
+        arrays = self.map(_as_array)
         for address, value in arrays.items():
             if value.shape[:1] != (n,):
                 raise UsageError(
@@ -149,8 +149,11 @@ class ChoiceMap:
         return ChoiceMap(arrays._root, n)
 
     def lane(self, i: Any) -> ChoiceMap:
-        """One lane of a batched map."""
-        return ChoiceMap(_map(self._root, lambda leaf: leaf[i]))
+        """One lane of a batched map: the choices that this lane has."""
+        from genmlx.masked import settled
+
+        own = ((address, settled(leaf[i])) for address, leaf in self.items())
+        return from_items((address, leaf) for address, leaf in own if leaf is not None)
 
     def _lifted(self, other: ChoiceMap) -> ChoiceMap:
         """This map with lanes, when the other has them and this has not."""
@@ -159,7 +162,11 @@ class ChoiceMap:
         if self.n is not None:
             raise UsageError(f"choice maps of {self.n} and {other.n} lanes do not go together")
         n = other.n
-        return ChoiceMap(_map(self._root, lambda v: mx.broadcast_to(a := mx.array(v), (n, *a.shape))), n)
+
+        def lift(leaf: Any) -> Any:
+            return map_arrays(lambda array: mx.broadcast_to(array, (n, *array.shape)), _as_array(leaf))
+
+        return ChoiceMap(_map(self._root, lift), n)
 
     # display and comparison
 
@@ -232,6 +239,10 @@ def from_items(items: Any, n: int | None = None) -> ChoiceMap:
             node = node.setdefault(part, {})
         node[address[-1]] = leaf
     return ChoiceMap(root, n)
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if hasattr(leaf, "active") else mx.array(leaf)
 
 
 def covering(choices: ChoiceMap) -> Selection:
@@ -332,13 +343,20 @@ def _map(root: Any, f: Any) -> Any:
 def _equal(a: Any, b: Any) -> bool:
     if hasattr(a, "equals"):  # a value that only some lanes have
         return a.equals(b)
-    a, b = mx.array(a), mx.array(b)
+    try:
+        a, b = mx.array(a), mx.array(b)
+    except (TypeError, ValueError):  # not numbers
+        return a == b
     return a.shape == b.shape and bool(mx.all((a == b) | ((a != a) & (b != b))).item())
 
 
 def show_value(value: Any) -> str:
     """A value as Python writes it when it is small, else its type and shape. Evaluating it gives the value again."""
-    if isinstance(value, (float, list)) and not hasattr(value, "dtype"):
+    if type(value) is list:
+        return f"[{', '.join(map(show_value, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(show_value, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is float:
         return _nested(value, repr)
     given = value
     if not isinstance(value, mx.array):

@@ -40,16 +40,17 @@ def _code(code: CodeType, within: tuple) -> tuple:
 
     def operand(i: dis.Instruction) -> Any:
         if i.opname == "KW_NAMES":  # dis of Python 3.11 does not look these up
-            return repr(code.co_consts[i.arg])
+            return repr(code.co_consts[i.arg or 0])
         if i.opcode in dis.hasconst:
             return _value(i.argval, within)
         # A jump goes to the number of an instruction, since offsets move with the padding.
         return bisect_left(offsets, i.argval) if i.opcode in _JUMPS else repr(i.argval)
 
     instructions = [(i.opname, operand(i)) for i in found]
+    bytecode: Any = dis.Bytecode(code)  # whose stub lacks the next attribute
     tries = [
         tuple(bisect_left(offsets, offset) for offset in (entry.start, entry.end, entry.target))
-        for entry in dis.Bytecode(code).exception_entries
+        for entry in bytecode.exception_entries
     ]
     return (names, code.co_varnames, code.co_freevars, instructions, tries)
 

@@ -97,6 +97,22 @@ class UsageError(GenError, TypeError):
     """A function of the library was called in a way that has no meaning."""
 
 
+class under:
+    """Puts an address before that of an error raised inside: each level of a model knows only its own."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: tuple):
+        self.address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, GenError):
+            error.address = (*self.address, *(error.address or ()))
+
+
 def show_address(address: tuple) -> str:
     """The address as the user writes it: ``'slope'``, ``('y', 3)``."""
     return repr(address[0]) if len(address) == 1 else repr(tuple(address))

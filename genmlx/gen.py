@@ -101,14 +101,19 @@ register(
 class Version:
     """One immutable version of a model. ``number`` counts from 1; ``digest`` is equal for equal bodies."""
 
-    __slots__ = ("function", "number", "digest", "signature", "simple", "__weakref__")
+    __slots__ = ("function", "number", "signature", "simple", "__weakref__")
 
-    def __init__(self, function: Callable, number: int, digest: str):
-        self.function, self.number, self.digest = function, number, digest
+    def __init__(self, function: Callable, number: int):
+        self.function, self.number = function, number
         self.signature = inspect.signature(function)
         parameters = self.signature.parameters.values()
         plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
         self.simple = len(parameters) if plain else -1
+
+    @property
+    def digest(self) -> str:
+        """Found when it is asked for: a model that a body defines anew in each run is never compared."""
+        return digest(self.function)
 
     def __int__(self) -> int:
         return self.number
@@ -174,7 +179,7 @@ class GenFn(GenerativeFunction):
 
     def __init__(self, function: Callable):
         self.params = ParamStore()
-        self._version = Version(function, 1, digest(function))
+        self._version = Version(function, 1)
         self._describe(function)
 
     def _describe(self, function: Callable) -> None:
@@ -193,7 +198,7 @@ class GenFn(GenerativeFunction):
 
     def redefine(self, function: Callable) -> bool:
         """Point this handle at a new body. An equal body changes nothing; False says so."""
-        new = Version(function, self._version.number + 1, digest(function))
+        new = Version(function, self._version.number + 1)
         changed = new.digest != self._version.digest
         if changed:
             self._version = new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import optree
@@ -37,16 +37,24 @@ def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tupl
         # Whatever else is wrong comes up again without them.
         if not counts:
             raise
-        places = real
+        places = sorted(real + [i for i in counts if _is_differentiable(trace, i)])
         result = gradients_of(trace, places, chosen.addresses(), {}, retval_grad)
     by_place = dict(zip(places, result[0], strict=True))
     # optree treats None as a structure without leaves, so the gradients of the rest are put in as a marker first.
     gradients = optree.tree_unflatten(spec, [by_place.get(i, _NO_GRADIENT) for i in range(len(leaves))])
     gradients = optree.tree_map(lambda g: None if g is _NO_GRADIENT else g, gradients, namespace=NAMESPACE)
-    return gradients, chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
+    return cast(tuple, gradients), chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
 
 
 _NO_GRADIENT = object()
+
+
+def _is_differentiable(trace: Any, place: int) -> bool:
+    try:
+        gradients_of(trace, [place], [], {}, None)
+    except Exception:
+        return False
+    return True
 
 
 def gradients_of(
@@ -82,7 +90,7 @@ def differentiate(f: Callable[[list], mx.array], values: list) -> list:
     under ``mx.grad`` alone that value would become a constant without a word.
     """
     with host_value_errors("differentiated"):
-        grads = mx.vmap(lambda *lane: mx.grad(lambda v: f(v))(list(lane)))(*[v[None] for v in values])
+        grads = mx.vmap(lambda *lane: mx.grad(f)(list(lane)))(*[v[None] for v in values])
     return [g[0] for g in grads]
 
 
@@ -108,7 +116,11 @@ def _inner(cotangent: Any, retval: Any) -> Any:
     given, got = flatten(cotangent)[0], flatten(retval)[0]
     if len(given) != len(got):
         raise UsageError(f"retval_grad has {len(given)} leaves, the return value {len(got)}")
-    return sum(mx.sum(mx.array(g) * r) for g, r in zip(given, got, strict=True))
+    pairs = [(mx.array(g), mx.array(r)) for g, r in zip(given, got, strict=True)]
+    for g, r in pairs:
+        if g.ndim and g.shape != r.shape:
+            raise UsageError(f"retval_grad has a leaf of shape {list(g.shape)}", expected=f"shape {list(r.shape)}")
+    return sum(mx.sum(g * r) for g, r in pairs)
 
 
 def _is_real(leaf: Any) -> bool:

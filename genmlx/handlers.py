@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from genmlx.address import normalise
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.errors import AddressCollision, AddressError, GenError, UsageError, is_library_file
+from genmlx.errors import AddressCollision, AddressError, UsageError, is_library_file, under
 from genmlx.gfi import Call, GenerativeFunction, argument_diffs, total
 from genmlx.random import Keys
 from genmlx.selection import Selection
@@ -58,11 +58,8 @@ class Handler:
         if not address:
             raise AddressError("a choice needs a name: the empty address is the model itself")
         self._claim(address)
-        try:
+        with under(address):
             sub = self.visit(address, call.gen_fn, call.args)
-        except GenError as error:
-            error.address = (*address, *(error.address or ()))
-            raise
         self.subtraces[address] = sub
         return sub.retval
 

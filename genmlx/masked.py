@@ -37,8 +37,7 @@ class Masked:
         """Active in the same lanes, and of equal value there."""
         if not isinstance(other, Masked) or self.shape != other.shape:
             return False
-        spread = self.active.reshape((*self.active.shape, *[1] * (self.value.ndim - self.active.ndim)))
-        same = mx.logical_or(self.value == other.value, mx.logical_not(spread))
+        same = mx.logical_or(self.value == other.value, mx.logical_not(spread(self.active, self.value.ndim)))
         return bool((mx.logical_and(mx.all(same), mx.all(self.active == other.active))).item())
 
     def __repr__(self) -> str:
@@ -68,6 +67,13 @@ def mask_choices(choices: ChoiceMap, active: Any) -> ChoiceMap:
     return from_items(((address, leaf) for address, leaf in kept if leaf is not None), choices.n)
 
 
+def settled(leaf: Any) -> Any:
+    """A masked value of which the host knows whether it is there: the value or None. Other leaves as they are."""
+    if not isinstance(leaf, Masked) or (active := host_value(leaf.active)) is None:
+        return leaf
+    return leaf.value if active else None
+
+
 def host_value(x: Any) -> Any:
     """The Python value of a number or of a scalar array; None while it is traced, or differs between lanes."""
     if not isinstance(x, mx.array):
@@ -80,9 +86,17 @@ def host_value(x: Any) -> Any:
         return None
 
 
+def spread(active: mx.array, ndim: int) -> mx.array:
+    """``active`` with axes of length 1 behind its own, up to ``ndim``: batches come first, whatever lies in them."""
+    return active[(..., *[None] * (ndim - active.ndim))] if active.ndim < ndim else active
+
+
 def both(a: Any, b: Any) -> Any:
-    """``a and b`` for Python bools and boolean arrays."""
-    return b if a is True else a if b is True else False if a is False or b is False else mx.logical_and(a, b)
+    """``a and b`` for Python bools and boolean arrays, of which one may have more batch axes than the other."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return b if a is True else a if b is True else False
+    ndim = max(a.ndim, b.ndim)
+    return mx.logical_and(spread(a, ndim), spread(b, ndim))
 
 
 def either(a: Any, b: Any) -> Any:
@@ -95,7 +109,9 @@ def invert(a: Any) -> Any:
 
 def where(active: Any, a: Any, b: Any) -> Any:
     """``a`` where active, else ``b``, without computing when ``active`` is a Python bool."""
-    return a if active is True else b if active is False else mx.where(active, a, b)
+    if isinstance(active, bool):
+        return a if active else b
+    return mx.where(spread(active, max(getattr(x, "ndim", 0) for x in (a, b))), a, b)
 
 
 class Lanewise(Selection):

@@ -100,6 +100,11 @@ def peek(model: Any, name: str) -> Any:
     return model.params[name] if name in model.params else None
 
 
+def shared_reads(lanes: Any) -> dict:
+    """The parameters that a stacked trace read, each as all its lanes share it: what a run has just read is current."""
+    return {read: peek(*read) for read in lanes.reads()}
+
+
 @contextmanager
 def overridden(values: dict) -> Iterator[None]:
     """Run with other parameter values, ``{(model, name): value}``, leaving the stores as they are."""

@@ -40,6 +40,12 @@ class Trace:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a trace is immutable: {name!r} stays")
 
+    def __copy__(self) -> Trace:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Trace:
+        return self
+
     @property
     def choices(self) -> ChoiceMap:
         """The choices of this run, by address."""

@@ -71,7 +71,7 @@ class VectorizedTrace:
 
     @property
     def choices(self) -> ChoiceMap:
-        return ChoiceMap(self.lanes.choices._root, self.n)
+        return self._look(lambda trace: trace.choices)
 
     def __len__(self) -> int:
         return self.n
@@ -86,8 +86,13 @@ class VectorizedTrace:
             return self._rebuilt(lambda array: array[which])
         if isinstance(which, slice):
             return self.take(range(*which.indices(self.n)))
-        found = self.lanes[which]
-        return ChoiceMap(found._root, self.n) if isinstance(found, ChoiceMap) else found
+        return self._look(lambda trace: trace[which])
+
+    def _look(self, f: Callable) -> Any:
+        """What ``f`` sees in a trace, for all lanes."""
+        if has_slices(self.lanes):
+            return run(lambda key, trace: f(trace), self.n, None, self)
+        return _marked(f(self.lanes), self.n)
 
     def take(self, indices: Any) -> VectorizedTrace:
         """The traces at some indices, with repeats if the indices repeat: what resampling does."""
@@ -138,7 +143,7 @@ class VectorizedTrace:
 
             new, weight, retdiff = run(lane, self.n, as_key(key), self)
             if strict:
-                require_selectable(self.gen_fn, selection, self.lanes, new)
+                require_selectable(self.gen_fn, selection, self, _batch(new, args, self.n))
             return Regenerated(_batch(new, args, self.n), _weights(weight, self.n), retdiff)
 
     def project(self, selection: Any, strict: bool = True) -> mx.array:
@@ -146,7 +151,7 @@ class VectorizedTrace:
         with gen_errors(self.gen_fn):
             selection = as_selection(selection)
             if strict:
-                require_selectable(self.gen_fn, selection, self.lanes)
+                require_selectable(self.gen_fn, selection, self)
             lane = run(lambda key, trace: trace.gen_fn._project(trace, selection), self.n, None, self)
             return _weights(lane, self.n)
 
@@ -296,6 +301,22 @@ def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
         return optree.tree_unflatten(spec, filled)
 
     return [array for parts in own if parts is not None for array in parts[0]], fill
+
+
+def stacked_choices(trace: Any, n: int) -> ChoiceMap:
+    """The choices of a stacked trace, each leaf with its ``n`` rows on axis 0."""
+    if has_slices(trace):
+        return ChoiceMap(run(lambda key, row: row.choices, n, None, Lanes(trace))._root)
+    return trace.choices
+
+
+def has_slices(trace: Any) -> bool:
+    """Whether looking inside a stacked trace would slice axis 0."""
+    return any(map(_is_sliced, optree.tree_leaves(trace, is_leaf=_is_sliced, namespace=NAMESPACE)))
+
+
+def _is_sliced(node: Any) -> bool:
+    return getattr(node, "sliced", False)
 
 
 def _is_batched(node: Any) -> bool:

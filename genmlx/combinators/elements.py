@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.masked import Masked, settled
 from genmlx.pytree import map_arrays, register
 from genmlx.trace import Trace
+from genmlx.vectorized import stacked_choices
 
 
 class Elements:
     """A list of ``n`` traces, of which the first ``size`` are rows of ``stack`` unless ``own`` has them."""
 
     __slots__ = ("stack", "size", "own", "n")
+    sliced = True  # looking inside slices axis 0, which in a batch belongs to the lanes
 
     def __init__(self, stack: Any, size: int, own: dict[int, Trace] | None = None, n: int | None = None):
         self.stack, self.size, self.own, self.n = stack, size, own or {}, size if n is None else n
@@ -47,10 +50,16 @@ class Elements:
 
     def choices(self) -> Iterator[tuple[tuple, ChoiceMap]]:
         """Each step's address and choices, without taking whole traces apart."""
-        columns = [(a, list(leaf)) for a, leaf in self.stack.choices.items()]
+        columns = [(a, self._rows(leaf)) for a, leaf in stacked_choices(self.stack, self.size).items()]
         for t in range(self.n):
             own = self.own.get(t)
-            yield (t,), from_items((a, rows[t]) for a, rows in columns) if own is None else own.choices
+            if own is None:
+                yield (t,), from_items((a, rows[t]) for a, rows in columns if rows[t] is not None)
+            else:
+                yield (t,), own.choices
+
+    def _rows(self, leaf: Any) -> list:
+        return [settled(leaf[t]) for t in range(self.size)] if isinstance(leaf, Masked) else list(leaf)
 
     def __iter__(self) -> Iterator[Trace]:
         return (self[t] for t in range(self.n))

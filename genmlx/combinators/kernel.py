@@ -29,3 +29,9 @@ def require_sub_map(gen_fn: GenerativeFunction, constraints: ChoiceMap) -> None:
             address=(),
             expected="a choice map or a dict, one level down",
         )
+
+
+def at_least(gen_fn: GenerativeFunction, args: tuple, n: int, expected: str) -> tuple:
+    if len(args) < n:
+        raise UsageError(f"{name_of(gen_fn)} was given {len(args)} arguments", expected=expected)
+    return args

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap
-from genmlx.combinators.kernel import checked_kernel
+from genmlx.combinators.kernel import at_least, checked_kernel
 from genmlx.diff import NoChange
 from genmlx.errors import ParameterError, name_of
 from genmlx.gfi import GenerativeFunction
@@ -54,6 +54,9 @@ class Mask(GenerativeFunction):
     def __init__(self, inner: Any):
         self.inner = checked_kernel("mask", inner)
         self.__name__ = f"mask({name_of(inner)})"
+
+    def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
+        return at_least(self, super().bind(args, kwargs), 1, "(active, *arguments of the inner function)")
 
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
         active = self._active(args[0])

@@ -35,6 +35,7 @@ class Scan(Sequence):
 
     name = "scan"
     chained = True
+    returns_list = False
 
     def length(self, args: tuple) -> int:
         return columns_length(self, _columns(args[1]))
@@ -46,7 +47,10 @@ class Scan(Sequence):
         return (carry, x)
 
     def changed_steps(self, old: tuple, new: tuple, diffs: tuple, n: int) -> Iterable[int]:
-        found = set(changed_elements(old[1], new[1], diffs[1], n))
+        columns = [[column for _, column in _columns(xs)] for xs in (old[1], new[1])]
+        if len(columns[0]) != len(columns[1]):
+            return range(n)
+        found = {i for o, c in zip(*columns, strict=True) for i in changed_elements(o, c, diffs[1], n)}
         return found | {0} if n and diffs[0] is not NoChange else found
 
     def stacked_inputs(self, args: tuple) -> Any:

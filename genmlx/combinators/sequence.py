@@ -17,10 +17,10 @@ from genmlx.combinators.elements import Elements
 from genmlx.combinators.kernel import checked_kernel, require_sub_map
 from genmlx.combinators.whole import run_whole, unstacked
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
-from genmlx.errors import ParameterError, name_of
+from genmlx.errors import ParameterError, name_of, under
 from genmlx.gfi import GenerativeFunction, argument_diffs, as_weight, total
 from genmlx.masked import host_value
-from genmlx.params import peek
+from genmlx.params import peek, shared_reads
 from genmlx.random import Keys
 from genmlx.selection import ALL, NONE, Names, Selection
 from genmlx.trace import Trace
@@ -60,6 +60,7 @@ class Sequence(GenerativeFunction):
     """A combinator says how long it is, what each step is given, and what it returns."""
 
     chained = False
+    returns_list = True  # the steps' return values, so that a change of one is a change at its index
     name = ""
 
     def __init__(self, kernel: Any):
@@ -103,13 +104,14 @@ class Sequence(GenerativeFunction):
         n = self.length(args)
         if (whole := run_whole(self, args, n, constraints, key)) is not None:
             retval = self.collect(args, unstacked(whole.retvals, n))
-            score, params = mx.sum(whole.elements.stack.score), whole.elements.stack.reads()
-            return self._trace(args, whole.elements, retval, score, params), whole.weight
+            stack = whole.elements.stack
+            return self._trace(args, whole.elements, retval, mx.sum(stack.score), shared_reads(stack)), whole.weight
         elements: list[Trace] = []
         weights, keys = [], Keys(key)
         for t in range(n):
-            step_args = self.kernel.bind(self.step_args(args, t, elements))
-            element, weight = self.kernel._generate(step_args, constraints.sub((t,)), keys.next())
+            with under((t,)):
+                step_args = self.kernel.bind(self.step_args(args, t, elements))
+                element, weight = self.kernel._generate(step_args, constraints.sub((t,)), keys.next())
             elements.append(element)
             weights.append(weight)
         score = as_weight(total([e.score for e in elements]))
@@ -162,11 +164,11 @@ class Sequence(GenerativeFunction):
         changed = set(range(known)) if stale else set(self.changed_steps(trace.args, args, diffs, known))
         queue = sorted({t for t in reached if 0 <= t < n} | changed | set(range(known, n)))
         if not queue and n == len(old):
-            if all(map(same, trace.args, args)):
+            if same(trace.args, args):
                 return trace, [], NoChange
             return self._trace(args, old, trace.retval, trace.score, trace.params), [], NoChange
         elements = old[:n]
-        weights, scores, moved = [], [], set()
+        weights, scores, moved, visited = [], [], set(), set()
         t, place, spills = -1, 0, False
         while spills and t + 1 < n or place < len(queue):
             t = t + 1 if spills and t + 1 < n else queue[place]
@@ -178,7 +180,8 @@ class Sequence(GenerativeFunction):
                 step_diffs = () if before is None else argument_diffs(before.args, step_args)
                 if stale:
                     step_diffs = (UnknownChange,) * len(step_diffs)
-            element, weight, retdiff = step(before, t, step_args, step_diffs)
+            with under((t,)):
+                element, weight, retdiff = step(before, t, step_args, step_diffs)
             if before is None:
                 elements.append(element)
             else:
@@ -186,6 +189,7 @@ class Sequence(GenerativeFunction):
                 scores.append(-before.score)
             scores.append(element.score)
             weights.append(weight)
+            visited.add(t)
             spills = self.chained and retdiff is not NoChange
             if retdiff is not NoChange:
                 moved.add(t)
@@ -195,11 +199,12 @@ class Sequence(GenerativeFunction):
             score = total([e.score for e in elements])
         else:
             score = total([trace.score, *scores, *(-e.score for e in old[n:])])
-        params = {**trace.params, **_reads(elements[t] for t in moved)}
+        params = {**trace.params, **_reads(elements[t] for t in visited)}
         retval = self.revised(args, trace, elements, moved, known)
         new = self._trace(args, elements, retval, as_weight(score), params)
         same_length = n == len(old)
-        return new, weights, (VectorDiff(moved) if moved else NoChange) if same_length else UnknownChange
+        retdiff = VectorDiff(moved) if self.returns_list else UnknownChange
+        return new, weights, UnknownChange if not same_length else retdiff if moved else NoChange
 
     def _project(self, trace: Any, selection: Selection) -> Any:
         if selection is ALL:
@@ -277,7 +282,7 @@ def changed_elements(old: Any, new: Any, diff: Any, n: int) -> Iterable[int]:
     if diff is NoChange:
         return ()
     if isinstance(diff, VectorDiff):
-        return diff.indices
+        return [i for i in diff.indices if 0 <= i < n]
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return [i for i in range(n) if not same(old[i], new[i])]
     return range(n)

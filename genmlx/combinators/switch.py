@@ -10,10 +10,10 @@ import optree
 
 from genmlx.carry import overlaid, regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.combinators.kernel import checked_kernel
-from genmlx.diff import NoChange
+from genmlx.combinators.kernel import at_least, checked_kernel
+from genmlx.diff import NoChange, UnknownChange
 from genmlx.errors import ParameterError, UsageError, ValueMismatch, caller_line, name_of
-from genmlx.gfi import GenerativeFunction
+from genmlx.gfi import GenerativeFunction, unchanged
 from genmlx.masked import active_of, host_value, mask_choices, value_of
 from genmlx.pytree import flatten
 from genmlx.random import split
@@ -75,16 +75,19 @@ class Switch(GenerativeFunction):
         """The branch, when it is known on the host."""
         found = host_value(index)
         if found is None:
-            if index.ndim == 0 and not mx.issubdtype(index.dtype, mx.floating):
+            if isinstance(index, mx.array) and index.ndim == 0 and not mx.issubdtype(index.dtype, mx.floating):
                 return None
             raise ParameterError(f"{self.__name__}: the index must be one whole number, got {index!r:.40}")
-        if isinstance(found, float) and found.is_integer():
+        if isinstance(found, float) and found.is_integer() or hasattr(type(found), "__index__"):
             found = int(found)
         if not isinstance(found, int) or not 0 <= found < len(self.branches):
             raise ParameterError(
                 f"{self.__name__}: no branch {found!r}", expected=f"an index from 0 to {len(self.branches) - 1}"
             )
-        return int(found)
+        return found
+
+    def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
+        return at_least(self, super().bind(args, kwargs), 1, "(index, *arguments of the branches)")
 
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
         index, *rest = args
@@ -204,7 +207,9 @@ def merged(index: Any, each: dict[int, ChoiceMap]) -> ChoiceMap:
 
 
 def _joint(retdiffs: list) -> Any:
-    return retdiffs[0] if len(retdiffs) == 1 else NoChange if all(d is NoChange for d in retdiffs) else retdiffs[0]
+    if len(retdiffs) == 1:
+        return retdiffs[0]
+    return NoChange if unchanged(tuple(retdiffs)) else UnknownChange
 
 
 switch = Switch

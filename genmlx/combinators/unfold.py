@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.combinators.kernel import at_least
 from genmlx.combinators.sequence import Sequence, revised_list, whole_number
 from genmlx.diff import NoChange
 from genmlx.trace import Trace
@@ -59,14 +60,6 @@ class Unfold(Sequence):
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         return at_least(self, super().bind(args, kwargs), 2, "(n, init, *extra)")
-
-
-def at_least(gen_fn: Any, args: tuple, n: int, expected: str) -> tuple:
-    from genmlx.errors import UsageError, name_of
-
-    if len(args) < n:
-        raise UsageError(f"{name_of(gen_fn)} was given {len(args)} arguments", expected=expected)
-    return args
 
 
 unfold = Unfold

@@ -7,34 +7,39 @@ from typing import Any
 import mlx.core as mx
 import optree
 
-from genmlx.choicemap import ChoiceMap
+from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.combinators.kernel import checked_kernel
 from genmlx.diff import NoChange, UnknownChange
 from genmlx.dist.values import as_array
-from genmlx.errors import ParameterError, UsageError, ValueMismatch, caller_line, name_of
+from genmlx.errors import MissingChoice, ParameterError, UsageError, ValueMismatch, caller_line, name_of
 from genmlx.gfi import GenerativeFunction, unchanged
-from genmlx.masked import value_of
+from genmlx.masked import Lanewise, Masked, value_of
+from genmlx.params import peek, shared_reads
 from genmlx.pytree import NAMESPACE, flatten
-from genmlx.selection import Selection
+from genmlx.selection import NONE, Selection
 from genmlx.trace import Trace
-from genmlx.vectorized import Lanes, run
+from genmlx.vectorized import Lanes, run, stacked_choices
 
 
 class VmapTrace(Trace):
     """The kernel's trace with the elements on axis 0 of every array, arguments included."""
 
-    __slots__ = ("lanes", "n")
-    data = ("args", "retval", "score", "lanes")
+    __slots__ = ("lanes", "n", "params", "_choices")
+    data = ("args", "retval", "score", "lanes", "params")
 
     lanes: Any
     n: int
+    params: dict
+    _choices: ChoiceMap | None
 
     @property
     def choices(self) -> ChoiceMap:
-        return self.lanes.choices
+        if self._choices is None:
+            object.__setattr__(self, "_choices", stacked_choices(self.lanes, self.n))
+        return self._choices  # type: ignore[return-value]
 
     def reads(self) -> dict:
-        return self.lanes.reads()
+        return self.params
 
 
 class Vmap(GenerativeFunction):
@@ -64,7 +69,8 @@ class Vmap(GenerativeFunction):
         self.__name__ = f"vmap({name_of(kernel)})"
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
-        return tuple(map(self._column, super().bind(args, kwargs), self._axes(super().bind(args, kwargs))))
+        args = super().bind(args, kwargs)
+        return tuple(map(self._column, args, self._axes(args)))
 
     def _axes(self, args: tuple) -> tuple:
         if not isinstance(self.in_axes, (tuple, list)):
@@ -106,17 +112,31 @@ class Vmap(GenerativeFunction):
         axes = self._axes(args)
         return tuple([Lanes(arg) if axis == 0 else arg for arg, axis in zip(args, axes, strict=True)])
 
-    def _lane_choices(self, constraints: ChoiceMap, n: int) -> ChoiceMap:
-        """Each element's share of stacked constraints."""
-        checked = constraints.map(lambda leaf: leaf if hasattr(leaf, "active") else as_array(leaf))
-        for address, leaf in checked.items():
-            if value_of(leaf).shape[:1] != (n,):
-                raise ValueMismatch(
-                    f"the value of shape {list(value_of(leaf).shape)} is not stacked over the {n} elements of {self.__name__}",
-                    address=address,
-                    expected=f"an array of shape [{n}, ...]",
-                )
-        return ChoiceMap(checked._root, None if checked.is_empty else n)
+    def _run(self, lane: Any, n: int, key: Any, constraints: ChoiceMap, *inputs: Any) -> tuple:
+        """``lane(key, its share of the stacked constraints, *its inputs)`` of every element."""
+        leaves = [(address, _stacked(leaf, n)) for address, leaf in constraints.items()]
+        # A value that is not stacked may belong to a choice beside this function, where it is spliced.
+        others = [address for address, leaf in leaves if leaf is None]
+        own = from_items((address, leaf) for address, leaf in leaves if leaf is not None)
+        try:
+            found = run(lane, n, key, ChoiceMap(own._root, None if own.is_empty else n), *inputs)
+        except MissingChoice as error:
+            if error.address in others:
+                raise self._not_stacked(error.address, constraints, n) from None
+            raise
+        choices = stacked_choices(found[0], n) if others else EMPTY
+        for address in others:
+            if choices.sub(address).is_leaf:
+                raise self._not_stacked(address, constraints, n)
+        return found
+
+    def _not_stacked(self, address: tuple, constraints: ChoiceMap, n: int) -> ValueMismatch:
+        shape = list(as_array(value_of(constraints.sub(address).value)).shape)
+        return ValueMismatch(
+            f"the value of shape {shape} is not stacked over the {n} elements of {self.__name__}",
+            address=address,
+            expected=f"an array of shape [{n}, ...]",
+        )
 
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[Trace, Any]:
         n = self._size(args)
@@ -124,36 +144,48 @@ class Vmap(GenerativeFunction):
         def lane(key: Any, constraints: ChoiceMap, *args: Any) -> Any:
             return self.kernel._generate(self.kernel.bind(args), constraints, key)
 
-        lanes, weight = run(lane, n, key, self._lane_choices(constraints, n), *self._lane_args(args))
+        lanes, weight = self._run(lane, n, key, constraints, *self._lane_args(args))
         return self._trace(args, lanes, n), _sum(weight)
 
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
     ) -> tuple[Trace, Any, Any, ChoiceMap]:
         n = self._require_same_size(trace, args)
-        kernel_diffs = _kernel_diffs(diffs)
+        if constraints.is_empty and self._settled(trace, diffs):
+            return trace, 0.0, NoChange, EMPTY
 
-        def lane(key: Any, old: Any, constraints: ChoiceMap, *args: Any) -> Any:
-            return self.kernel._update(old, self._kernel_args(old, args, diffs), kernel_diffs, constraints, key)
+        def lane(key: Any, constraints: ChoiceMap, old: Any, *args: Any) -> Any:
+            kernel_args, kernel_diffs = self._kernel_args(old, args, diffs)
+            return self.kernel._update(old, kernel_args, kernel_diffs, constraints, key)
 
-        inputs = (Lanes(trace.lanes), self._lane_choices(constraints, n), *self._lane_args(args))
-        lanes, weight, retdiff, discard = run(lane, n, key, *inputs)
+        inputs = (Lanes(trace.lanes), *self._lane_args(args))
+        lanes, weight, retdiff, discard = self._run(lane, n, key, constraints, *inputs)
         return self._trace(args, lanes, n), _sum(weight), retdiff, ChoiceMap(discard._root)
 
     def _regenerate(
         self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
     ) -> tuple[Trace, Any, Any]:
         n = self._require_same_size(trace, args)
-        kernel_diffs = _kernel_diffs(diffs)
+        if selection is NONE and self._settled(trace, diffs):
+            return trace, 0.0, NoChange
 
         def lane(key: Any, old: Any, *args: Any) -> Any:
-            return self.kernel._regenerate(old, self._kernel_args(old, args, diffs), kernel_diffs, selection, key)
+            kernel_args, kernel_diffs = self._kernel_args(old, args, diffs)
+            return self.kernel._regenerate(old, kernel_args, kernel_diffs, selection, key)
 
         lanes, weight, retdiff = run(lane, n, key, Lanes(trace.lanes), *self._lane_args(args))
         return self._trace(args, lanes, n), _sum(weight), retdiff
 
-    def _kernel_args(self, old: Any, args: tuple, diffs: tuple) -> tuple:
-        return old.args if unchanged(diffs) else self.kernel.bind(args)
+    def _settled(self, trace: Any, diffs: tuple) -> bool:
+        """Whether running again with no new choice would give the same trace."""
+        return unchanged(diffs) and all(peek(*read) is value for read, value in trace.params.items())
+
+    def _kernel_args(self, old: Any, args: tuple, diffs: tuple) -> tuple[tuple, tuple]:
+        if unchanged(diffs):
+            return old.args, (NoChange,) * len(old.args)
+        bound = self.kernel.bind(args)
+        known = [NoChange if diff is NoChange else UnknownChange for diff in diffs]
+        return bound, (*known, *[UnknownChange] * (len(bound) - len(known)))
 
     def _require_same_size(self, trace: Any, args: tuple) -> int:
         n = self._size(args)
@@ -166,21 +198,48 @@ class Vmap(GenerativeFunction):
         return n
 
     def _project(self, trace: Any, selection: Selection) -> Any:
-        # A selection that differs between lanes holds arrays with the elements on axis 0.
-        masks = getattr(selection, "masks", None)
-        if masks is None:
-            return _sum(run(lambda key, old: self.kernel._project(old, selection), trace.n, None, Lanes(trace.lanes)))
-        raise NotImplementedError
+        if isinstance(selection, Lanewise):  # its arrays have the elements on axis 0, as the values have
+            masks = selection.masks.map(lambda active: _stacked_mask(active, trace.n))
+
+            def lane(key: Any, old: Any, masks: ChoiceMap) -> Any:
+                return self.kernel._project(old, Lanewise(masks))
+
+            shares = ChoiceMap(masks._root, None if masks.is_empty else trace.n)
+            return _sum(run(lane, trace.n, None, Lanes(trace.lanes), shares))
+        return _sum(run(lambda key, old: self.kernel._project(old, selection), trace.n, None, Lanes(trace.lanes)))
 
     def unvisited(self, trace: Any, constraints: ChoiceMap) -> list[tuple]:
         return self.kernel.unvisited(trace.lanes, constraints)
 
     def _trace(self, args: tuple, lanes: Any, n: int) -> VmapTrace:
-        return VmapTrace(gen_fn=self, args=args, retval=lanes.retval, score=mx.sum(lanes.score), lanes=lanes, n=n)
+        retval = optree.tree_map(lambda leaf: _stacked_number(leaf, n), lanes.retval, namespace=NAMESPACE)
+        return VmapTrace(
+            gen_fn=self,
+            args=args,
+            retval=retval,
+            score=mx.sum(lanes.score),
+            lanes=lanes,
+            n=n,
+            params=shared_reads(lanes),
+            _choices=None,
+        )
 
 
-def _kernel_diffs(diffs: tuple) -> tuple:
-    return tuple([NoChange if diff is NoChange else UnknownChange for diff in diffs])
+def _stacked(leaf: Any, n: int) -> Any:
+    """A constraint with the elements on axis 0, of its mask too; None when it has no such axis."""
+    value = as_array(value_of(leaf))
+    if value.shape[:1] != (n,):
+        return None
+    return Masked(value, _stacked_mask(leaf.active, n)) if isinstance(leaf, Masked) else value
+
+
+def _stacked_mask(active: Any, n: int) -> Any:
+    return active if isinstance(active, bool) or active.ndim else mx.broadcast_to(active, (n,))
+
+
+def _stacked_number(leaf: Any, n: int) -> Any:
+    """A number that the kernel returned, which is the same for all elements."""
+    return mx.broadcast_to(mx.array(leaf), (n,)) if isinstance(leaf, (bool, int, float)) else leaf
 
 
 def _sum(weight: Any) -> Any:

@@ -1,10 +1,14 @@
 """A long sequence simulated or scored as a whole: the kernel is traced a few times, however many steps there are.
 
-Two passes. The first goes through the steps in order, but computes only the free choices and the states: the kernel's
-graph, recorded once for a chunk of steps, with all noise drawn beforehand. The second has every choice and state, so
-the steps no longer wait for each other: it is one batch over the steps, which gives the traces and the scores. A kernel
-that needs the host value of its state or its choices, whose choices differ from step to step, or that closes over
-arrays (which a recorded graph would freeze) is not for this: it is run step by step.
+Two passes. The first finds the states. When every choice is given and the kernel's graph shows that the next state is
+made of choices alone, that is one batch over the steps. Otherwise it goes through the steps in order, but computes only
+the free choices and the states: the kernel's graph, recorded once for a chunk of steps, with all noise drawn
+beforehand. The second pass has every choice and state, so the steps no longer wait for each other: it is one batch over
+the steps, which gives the traces and the scores.
+
+A kernel that needs the host value of its state or its choices, whose choices differ from step to step, or that closes
+over arrays (which a recorded graph would freeze) is not for this, and neither is sampling inside a larger batch (recorded
+graphs cannot be batched): those are run step by step.
 """
 
 from __future__ import annotations
@@ -16,15 +20,15 @@ import mlx.core as mx
 import optree
 
 from genmlx import random
-from genmlx.backend.recording import recorded
+from genmlx.backend.recording import depends, recorded
 from genmlx.choicemap import EMPTY, ChoiceMap, covering, from_items
 from genmlx.combinators.elements import Elements
 from genmlx.dist.values import as_array
 from genmlx.gen import GenFn
 from genmlx.gfi import GenerativeFunction
 from genmlx.masked import Masked
-from genmlx.pytree import NAMESPACE, flatten, map_arrays
-from genmlx.random import Tape
+from genmlx.pytree import NAMESPACE, flatten, map_arrays, split_arrays
+from genmlx.random import LaneKey, Tape
 from genmlx.vectorized import Lanes, run
 from genmlx.versions import resolve
 
@@ -65,10 +69,10 @@ def stacked_choices(constraints: ChoiceMap, n: int) -> ChoiceMap | None:
     steps = [constraints.sub((t,)).to_dict() for t in range(n)]
     if any(step.keys() != steps[0].keys() for step in steps) or not steps[0]:
         return None
-    return from_items((address, column) for address in steps[0] if (column := stacked([s[address] for s in steps])) is not None)
+    return from_items((address, stacked([step[address] for step in steps])) for address in steps[0])
 
 
-def stacked(values: list) -> mx.array | None:
+def stacked(values: list) -> mx.array:
     """Numbers, or arrays of one shape, as one array."""
     if all(isinstance(v, (int, float)) for v in values):
         return mx.array(values)
@@ -120,6 +124,12 @@ def _independent(sequence: Any, args: tuple, n: int, inputs: Any, given: ChoiceM
     return Whole(Elements(lanes, n), lanes.retval, mx.sum(weight) if isinstance(weight, mx.array) else weight)
 
 
+class _Scored(NamedTuple):
+    trace: Any
+    weight: Any
+    state: Any
+
+
 class _Chain:
     """The two passes of a sequence whose steps hand on a state."""
 
@@ -131,39 +141,53 @@ class _Chain:
         return self.kernel._generate(self.kernel.bind(self.sequence.kernel_args(state, inputs, args)), given, key)[0]
 
     def run(self, key: Any) -> Whole:
-        row = lambda t: lambda array: array[t]  # noqa: E731
         noise_key, record_key = random.split(key) if key is not None else (None, None)
         tape = None if key is None else Tape(record_key)
         start = self.sequence.initial_state(self.args)
-        first = self.step(start, map_arrays(row(0), self.inputs), self.given.map(row(0)), self.args, tape)
+        first = self.step(start, _row(self.inputs), _row(self.given), self.args, tape)
         if first.reads():
             raise ValueError("a recorded graph would freeze the parameters")
-        state = self.sequence.next_state(first.retval)
-        self.start = _like(start, state)
-        free = [(a, leaf) for a, leaf in first.choices.items() if a not in self.given]
-        if any(isinstance(leaf, Masked) for _, leaf in first.choices.items()):
-            raise ValueError("choices that only some lanes have are not stacked")
-        requests = [] if tape is None else tape.requests
-        noise = [
-            random.noise(kind, k, (self.n, *shape))
-            for (kind, shape), k in zip(requests, random.split(noise_key, max(1, len(requests))), strict=False)
-        ]
-        chosen, states = self.in_order([a for a, _ in free], noise)
-        choices = self.given.merge(from_items(chosen.items()))
+        self.start = _like(start, self.sequence.next_state(first.retval))
+        free = [a for a in first.choices if a not in self.given]
+        if not free and not self.carries_state():
+            chosen, states = {}, self.batch(self.start, shared_state=True).state
+        elif _is_traced((self.args, self.inputs, self.given), key):
+            raise ValueError("a recorded graph cannot be batched")
+        else:
+            requests = tape.requests if tape is not None else []
+            keys = random.split(noise_key, max(1, len(requests)))
+            noise = [random.noise(kind, k, (self.n, *shape)) for (kind, shape), k in zip(requests, keys, strict=False)]
+            chosen, states = self.in_order(free, noise)
         before = optree.tree_map(
             lambda first, rest: mx.concatenate([first[None], rest[:-1]]), self.start, states, namespace=NAMESPACE
         )
-        observed = covering(self.given)
+        scored = self.batch(before, self.given.merge(from_items(chosen.items())))
+        weight = mx.sum(scored.weight) if isinstance(scored.weight, mx.array) else scored.weight
+        return Whole(Elements(scored.trace, self.n), scored.trace.retval, weight)
+
+    def batch(self, states: Any, choices: ChoiceMap | None = None, shared_state: bool = False) -> _Scored:
+        """All steps at once, each with its state, or all with the same."""
+        choices, observed = choices or self.given, covering(self.given)
 
         def lane(_: Any, state: Any, inputs: Any, choices: ChoiceMap) -> Any:
             trace = self.step(state, inputs, choices, self.args, None)
-            return trace, self.kernel._project(trace, observed)
+            return _Scored(trace, self.kernel._project(trace, observed), self.sequence.next_state(trace.retval))
 
-        lanes, weight = run(
-            lane, self.n, None, Lanes(before), Lanes(self.inputs), ChoiceMap(choices._root, self.n)
-        )
-        weight = mx.sum(weight) if isinstance(weight, mx.array) else weight
-        return Whole(Elements(lanes, self.n), lanes.retval, weight)
+        given = ChoiceMap(choices._root, self.n)
+        return run(lane, self.n, None, states if shared_state else Lanes(states), Lanes(self.inputs), given)
+
+    def carries_state(self) -> bool:
+        """Whether the next state depends on the state, and not only on what is given at its step."""
+        states, spec = flatten(self.start)
+        rest, fill = _arrays((_row(self.inputs), _row(self.given), self.args))
+
+        def next_state(*arrays: mx.array) -> list:
+            inputs, given, args = fill(arrays[len(states) :])
+            state = optree.tree_unflatten(spec, list(arrays[: len(states)]))
+            made = self.sequence.next_state(self.step(state, inputs, given, args, None).retval)
+            return [mx.array(leaf) for leaf in flatten(made)[0]]
+
+        return depends(next_state, [mx.zeros(a.shape, dtype=a.dtype) for a in [*states, *rest]], len(states))
 
     def in_order(self, free: list[tuple], noise: list[mx.array]) -> tuple[dict, Any]:
         """The first pass: the free choices and the states after each step, stacked."""
@@ -206,9 +230,22 @@ class _Chain:
         return chosen, optree.tree_unflatten(spec, joined[len(free) :])
 
 
-def _arrays(tree: Any) -> tuple[list, Any]:
-    from genmlx.pytree import split_arrays
+def _row(tree: Any) -> Any:
+    return map_arrays(lambda array: array[0], tree)
 
+
+def _is_traced(tree: Any, key: Any) -> bool:
+    """Whether this is one lane of a larger batch."""
+    if isinstance(key, LaneKey):
+        return True
+    try:
+        mx.eval(split_arrays(tree)[0])
+    except ValueError:
+        return True
+    return False
+
+
+def _arrays(tree: Any) -> tuple[list, Any]:
     arrays, skeleton = split_arrays(tree)
     return arrays, skeleton.fill
 

@@ -30,12 +30,12 @@ class VonMises(Distribution):
 
     def _sample(self, key: Any, shape: tuple, mu: mx.array, kappa: mx.array) -> mx.array:
         angles, uniforms = random.split(key)
-        # Their tau, and rho = (tau - sqrt(2 tau)) / (2 kappa) with its complement, in forms that do not cancel.
+        # Their tau = 1 + root, and 1 - rho with rho = (tau - sqrt(2 tau)) / (2 kappa), in a form that does not cancel.
         root = mx.sqrt(1 + 4 * kappa * kappa)
-        total = 1 + root + mx.sqrt(2 * (1 + root))
-        rho = 2 * kappa / total
-        rest = (total - root + 1 / (root + 2 * kappa)) / total
-        theta = wrapped_cauchy_angle(angles, (_ROUNDS, *shape), rest / (1 + rho))
+        part = 1 + mx.sqrt(2 * (1 + root))
+        total = root + part
+        rest = (part + 1 / (root + 2 * kappa)) / total
+        theta = wrapped_cauchy_angle(angles, (_ROUNDS, *shape), rest / (2 - rest))
         # kappa (r - cos theta); they accept where log(c / u) + 1 - c >= 0
         c = 0.25 * total * rest * rest + kappa * one_minus_cos(theta)
         accepted = random.exponential(uniforms, theta.shape) >= c - 1 - mx.log(c)

@@ -41,8 +41,9 @@ def _visited(trace: Trace) -> tuple[ChoiceMap, Any]:
 class Kernel(NamedTuple):
     """A sampler: ``step(state, key) -> (state, info)`` for one chain, with ``info`` a dict of numbers for this step.
 
-    The state is a trace, unless ``init(trace)`` makes another tree of it, of which ``read(state)`` gives the choices
-    and their log joint density. ``warm`` is the step during warm-up where that is another one: one that adapts.
+    The state is a trace, unless ``init(trace)`` makes another tree of it, of which ``read(state)`` gives all choices,
+    observed ones included, and their log joint density. ``warm`` is the step during warm-up where that is another
+    one: one that adapts. In a batch the step is recorded and replayed, so it may not depend on anything but its input.
     """
 
     step: Step
@@ -269,7 +270,7 @@ class _Record:
         choices, scores, infos = zip(*self.rows, strict=True)
         values = {name: _stacked(name, [row.get(name) for row in choices]) for name in _names(choices)}
         stats = {name: mx.stack([info[name] for info in infos], axis=1) for name in infos[0]}
-        self.blocks.append((values, mx.stack(scores, axis=1), stats))
+        self.blocks.append((values, mx.stack(list(scores), axis=1), stats))
         mx.eval(self.blocks[-1])
         self.rows = []
 
@@ -288,7 +289,7 @@ class _Record:
             if name in values and not mx.all(has).item():
                 present[name] = has
         joined = {name: mx.concatenate([block[name] for block in stats], axis=1) for name in stats[0]}
-        return values, present, mx.concatenate(scores, axis=1), joined
+        return values, present, mx.concatenate(list(scores), axis=1), joined
 
 
 def _names(parts: Any) -> dict:

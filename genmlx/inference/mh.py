@@ -34,6 +34,9 @@ def mh(
 ) -> Posterior:
     """A posterior by Metropolis-Hastings; ``chains`` run as the lanes of one batch.
 
+    A model or proposal that branches in Python on choices cannot be batched: it takes ``chains=1``. Ctrl-C returns
+    what was drawn so far, with ``status`` "interrupted".
+
     Each step draws the ``selection`` anew from the prior (by default every choice that is not observed), or makes
     the choices of ``proposal``: a call, or a function from the current trace to one, such as a generative function
     of one argument. ``proposal`` must propose the same addresses back.
@@ -90,7 +93,8 @@ def propose_step(proposal: Any, observations: ChoiceMap = EMPTY) -> Step:
     def step(trace: Trace, key: Any) -> Any:
         propose_key, accept_key = random.split(key)
         new, weight, _, backward = request.apply(trace, propose_key)
-        for address in backward.choices:
+        overwritten: Any = backward.choices  # pyright: ignore[reportAttributeAccessIssue]
+        for address in overwritten:
             if address in observations:
                 raise UsageError("the proposal moves an observed choice", address=address, gen_fn=trace.gen_fn)
         return accept(trace, new, weight, accept_key)

@@ -182,7 +182,7 @@ class Posterior:
     def to_arviz(self) -> Any:
         """An ArviZ ``InferenceData`` with posterior, sample statistics and observed data. Needs arviz."""
         try:
-            import arviz
+            import arviz  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UsageError("to_arviz needs the package arviz", hint="pip install arviz") from None
         groups = {

@@ -45,7 +45,7 @@ def latents(observations: ChoiceMap) -> Selection:
 def impossible(call: Call, trace: Any, observations: ChoiceMap) -> ImpossibleObservation:
     """The error for observations with no density: which of them, under which draw of the rest."""
     scores = [(address, trace.project(select(address))) for address in observations]
-    bad = [(a, s) for a, s in scores if not float(mx.max(s).item()) > -math.inf]
+    bad = [(a, s) for a, s in scores if not mx.any(s > -math.inf).item()]
     if not bad:
         return ImpossibleObservation(
             "no draw gives the observations a positive density",

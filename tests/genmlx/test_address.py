@@ -39,7 +39,20 @@ def test_a_digit_string_and_an_integer_are_different_addresses():
 
 
 @pytest.mark.parametrize(
-    "given", [1.0, True, None, mx.array(1), ("y", mx.array(0)), ("y", 0.5), [1], (("a", "b"), "c"), {}]
+    "given",
+    [
+        1.0,
+        True,
+        None,
+        mx.array(1),
+        ("y", mx.array(0)),
+        ("y", 0.5),
+        [1],
+        np.array(1),
+        np.bool_(True),
+        (("a", "b"), "c"),
+        {},
+    ],
 )
 def test_anything_else_raises(given):
     """Would catch an array or a bool that silently becomes a key which no lookup finds again."""

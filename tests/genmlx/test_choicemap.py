@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genmlx import ChoiceMap, choicemap, select
+from genmlx import ChoiceMap, choicemap, normal, select
 from genmlx.choicemap import EMPTY, covering, from_items
 from genmlx.errors import AddressError, UnknownAddress, UsageError
 from genmlx.pytree import NAMESPACE
@@ -202,6 +202,8 @@ def test_equality_compares_values_and_shapes():
     assert choicemap(a=math.nan) == choicemap(a=math.nan)
     assert choicemap({"a": 1, "b": 2}) == choicemap({"b": 2, "a": 1})
     assert choicemap(a=1) != {"a": 1}
+    assert choicemap(a="red") == choicemap(a="red") != choicemap(a="blue")
+    assert choicemap(a="red") != choicemap(a=1.0)
 
 
 # repr
@@ -222,7 +224,7 @@ def test_equality_compares_values_and_shapes():
         {"a": mx.array(0.1), "b": mx.array(16777213.0), "c": mx.array(1 / 3), "d": mx.array([1e-38, 3.4e38])},
         {"a": mx.array([1, 2], mx.uint8), "b": mx.array([0.1], mx.bfloat16), "c": mx.array([1 + 2j])},
         {"a": np.float32(0.5), "b": np.array([1.0, 2.0]), "c": np.int64(3)},
-        {"a": [1.0, math.inf], "b": "red"},
+        {"a": [1.0, math.inf], "b": "red", "c": (1.0, -math.inf), "d": (1,)},
     ],
     ids=str,
 )
@@ -267,6 +269,12 @@ def test_repr_inside_a_transformation_does_not_raise():
 
     mx.vmap(f)(mx.arange(3.0))
     assert seen[-1] == "choicemap({'a': <f32[]>, 'b': <f32[2]>})"
+
+
+def test_a_call_shows_lists_of_arrays():
+    """What is shown is what could be typed; inside a transformation there is no value to show."""
+    xs = [mx.array(1.0), 2.0, (math.inf, "a")]
+    assert repr(normal(xs, 1.0)) == "normal([1.0, 2.0, (float('inf'), 'a')], 1.0)"
 
 
 # batches and trees

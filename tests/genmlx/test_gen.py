@@ -1,5 +1,6 @@
 """``@gen``: trace, splice and calls; what every operation gives on small models with known numbers; strictness."""
 
+import copy
 import inspect
 import math
 
@@ -792,6 +793,7 @@ def test_a_trace_is_immutable():
     tr.regenerate(select("y"), key=3)
     tr.choices.set("slope", 4.0)
     assert tr.choices.to_dict() == choices and tr.score is score and tr.args is args
+    assert copy.copy(tr) is tr and copy.deepcopy([tr])[0] is tr
 
 
 def test_repr_of_a_trace_and_a_model():

@@ -232,6 +232,8 @@ def test_retval_grad_is_a_tree():
     assert gradients["y"].tolist() == pytest.approx([-1 + 3, 1 + 6])
     with pytest.raises(UsageError, match="retval_grad has 1 leaves, the return value 3"):
         tr.choice_gradients(retval_grad=1.0)
+    with pytest.raises(UsageError, match="a leaf of shape"):  # not the sum of an outer product
+        tr.choice_gradients(retval_grad={"x": 10.0, "pair": (mx.zeros((2, 1)), 100.0)})
 
 
 # arguments
@@ -288,8 +290,17 @@ def test_an_integer_that_is_a_count(use):
 
 
 def test_an_integer_that_is_a_number_has_a_gradient():
+    """Also beside one that is a count."""
     tr, _ = foo(1).generate(FOO)
     assert tr.choice_gradients(select.none())[0][0].item() == pytest.approx(1, abs=1e-4)
+
+    @gen
+    def model(n, mu):
+        for i in range(n):
+            trace(i, normal(mu, 1.0))
+
+    args, _, _ = model(2, 1).generate({0: 3.0, 1: 4.0}).trace.choice_gradients(select(0))
+    assert args[0] is None and args[1].item() == pytest.approx(5.0)
 
 
 def test_an_error_of_the_body_is_not_hidden():

@@ -436,7 +436,8 @@ def test_boundaries_are_those_of_scipy():
         (beta_uniform_mixture(0.5, 2, 2), 0, math.log(0.5)), (beta_uniform_mixture(0, 0.5, 2), 0, 0.0),
         (beta_uniform_mixture(1, 2, 2), 0, -INF), (beta_uniform_mixture(0.5, 0.5, 2), 0, INF),
         (cauchy(0, 1), 1e30, stats.cauchy.logpdf(1e30)), (half_cauchy(2), 1e30, stats.halfcauchy.logpdf(1e30, scale=2)),
-        (student_t(0.5), -1e30, stats.t.logpdf(1e30, 0.5)), (pareto(0.01, 2), 1e38, stats.pareto.logpdf(1e38, 0.01, scale=2)),
+        (student_t(0.5), -1e30, stats.t.logpdf(1e30, 0.5)),
+        (pareto(0.01, 2), 1e38, stats.pareto.logpdf(1e38, 0.01, scale=2)),
         (von_mises(0, 1), math.pi, von_mises_log_density(math.pi, 0, 1)),
     ]  # fmt: skip
     for call, x, want in at:
@@ -528,7 +529,7 @@ def test_far_tails_of_the_truncated_normal(distance, side):
 
 
 def test_an_infinite_bound_is_known_to_the_support():
-    """What picks a bijector for a half-line must see which bounds are infinite; arrays do not say before they are run."""
+    """What picks a bijector for a half-line must see which bounds are infinite; arrays do not say beforehand."""
     half = truncated_normal(0.0, mx.ones((3,)), 0, INF)
     assert half.batch_shape == (3,) and half.support.lo == 0.0 and half.support.hi == INF
     assert isinstance(half.support.hi, float)

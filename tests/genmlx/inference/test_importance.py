@@ -174,8 +174,9 @@ def test_internal_blocks_are_joined_in_order(monkeypatch, proposal):
     assert result.n == len(result) == 1000 and result["mu"].shape == result.log_weights.shape == (1000,)
     assert len(set(result["mu"].tolist())) == 1000, "blocks share noise"
     assert seen[-1] == 4 and seen == sorted(seen)
+    # values and scores in step
     rescored = normal(0, 1).log_prob(result["mu"]) + normal(result["mu"], 0.5).log_prob(1.5)
-    assert np.allclose(np.array(result.traces.score), np.array(rescored), atol=1e-5), "values and scores are out of step"
+    assert np.allclose(np.array(result.traces.score), np.array(rescored), atol=1e-5)
     assert abs(result.log_ml.item() - whole.log_ml.item()) < 4 * math.hypot(
         evidence_error(result), evidence_error(whole)
     )

@@ -15,7 +15,9 @@ from genmlx.edit import Propose
 from genmlx.errors import BatchError, ImpossibleObservation, ParameterError, UnknownAddress, UsageError
 from genmlx.inference import loop as loop_module
 from genmlx.inference.chains import Kernel, run_chains
+from genmlx.inference.mh import regenerate_step
 from genmlx.inference.replay import BatchedStep
+from genmlx.masked import Masked
 
 MEAN, SD = 1.2, math.sqrt(0.2)
 
@@ -166,19 +168,18 @@ def test_a_model_that_branches():
 
 
 def test_branches_that_share_their_addresses():
-    """A rejected move must not leave the other branch's parameters in the trace: x has the scale of its k."""
+    """A rejected move must not leave its parameters in the trace: they would be taken for those of the score."""
 
     @gen
     def model():
         k = trace("k", flip(0.5))
-        x = trace("x", normal(0, 3.0 if k.item() else 0.5))
-        trace("y", normal(x, 1.0))
+        trace("y", normal(0, 3.0 if k.item() else 0.5))
 
-    one, zero = (stats.norm.pdf(3, 0, math.sqrt(s * s + 1)) for s in (3.0, 0.5))
+    one, zero = stats.norm.pdf(1.3, 0, 3.0), stats.norm.pdf(1.3, 0, 0.5)
     p = one / (one + zero)
-    post = mh(model(), {"y": 3.0}, draws=4000, warmup=20, key=7)
+    post = mh(model(), {"y": 1.3}, draws=4000, key=7)
     agrees(post, "k", p, math.sqrt(p * (1 - p)))
-    for draw in range(0, 4000, 500):
+    for draw in range(0, 4000, 400):
         assert post.trace(0, draw).score.item() == pytest.approx(post.log_joint[0, draw].item(), abs=1e-4)
 
 
@@ -430,6 +431,25 @@ def test_a_kernel_with_a_state_of_its_own():
     scales = np.array(post.stats["scale"])
     assert np.all(scales == scales[:, :1]) and np.all(scales < 5) and len(set(scales[:, 0])) == 40
     assert 0.3 < np.array(post.stats["accept"]).mean() < 0.6
+
+
+def test_a_choice_that_some_lanes_lack():
+    """As a switch leaves it in a batch: the value, and the lanes in which it counts."""
+
+    def make_kernel(start, observations):
+        def read(tr):
+            return tr.choices.set("mu", Masked(tr["mu"], tr["mu"] > 0)), tr.score
+
+        return Kernel(regenerate_step(select("mu")), read=read)
+
+    post = run_chains(
+        "toy", conjugate(), {"y": 0.0}, make_kernel, draws=100, warmup=0, thin=2, chains=3, key=1, progress=None
+    )
+    plain = mh(conjugate(), {"y": 0.0}, draws=100, thin=2, chains=3, key=1)
+    positive = np.array(plain["mu"]) > 0
+    assert np.array_equal(np.array(post.has("mu")), positive) and 0 < positive.mean() < 1
+    assert np.array_equal(np.array(post["mu"]), np.where(positive, np.array(plain["mu"]), np.nan), equal_nan=True)
+    assert post.mean("mu").item() == pytest.approx(np.array(plain["mu"])[positive].mean(), rel=1e-5)
 
 
 # errors

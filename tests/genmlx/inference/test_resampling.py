@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genmlx.errors import ParameterError
-from genmlx.inference.resampling import SCHEMES, effective_size, log_mean_exp, normalised, resample
+from genmlx.inference.resampling import SCHEMES, _invert, effective_size, log_mean_exp, normalised, resample
 
 INF = math.inf
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
@@ -54,6 +54,12 @@ def test_a_particle_of_weight_zero_is_never_chosen(scheme):
     log_weights = mx.array([-INF, 0.0, -INF, 0.5, -INF, -INF])
     for seed in range(50):
         assert counts(log_weights, 40, seed, scheme)[[0, 2, 4, 5]].sum() == 0
+
+
+def test_a_point_on_an_edge_belongs_to_the_next_particle():
+    """0 is no share of a first particle of weight zero, nor is the total one of a last."""
+    weights = np.array([0.0, 0.25, 0.0, 0.75, 0.0])
+    assert _invert(weights, np.array([0.0, 0.25, 1.0])).tolist() == [1, 3, 3]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
