@@ -296,6 +296,10 @@ class GenFn(GenerativeFunction):
                 left = left.without_sub(address)
         return [*found, *left.addresses()]
 
+    def __reduce__(self) -> str:
+        """Pickled by name, as a function is."""
+        return self.__qualname__
+
     def __repr__(self) -> str:
         return f"<gen {self.__name__} {self._version!r}>"
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx import gradients
+from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.edit import Edited, Request
@@ -25,7 +26,7 @@ from genmlx.errors import (
     nearest,
     one_of,
 )
-from genmlx.pytree import register_slots
+from genmlx.pytree import copied, register_slots
 from genmlx.random import as_key
 from genmlx.selection import Selection, as_selection
 from genmlx.trace import Trace
@@ -86,7 +87,7 @@ class GenerativeFunction:
         [('a',), ('x',)]
         """
         with pinned(), gen_errors(self):
-            return self._simulate(self.bind(args), as_key(key))
+            return self._simulate(self.own(args), as_key(key))
 
     def generate(
         self, args: Any = (), constraints: Any = None, key: Any = None, strict: bool = True
@@ -101,7 +102,7 @@ class GenerativeFunction:
         """
         with pinned(), gen_errors(self):
             constraints = checked_choices(constraints)
-            trace, weight = self._generate(self.bind(args), constraints, as_key(key))
+            trace, weight = self._generate(self.own(args), constraints, as_key(key))
             if strict:
                 self.require_visited(trace, constraints)
             return Generated(trace, as_weight(weight))
@@ -116,7 +117,7 @@ class GenerativeFunction:
         with pinned(), gen_errors(self):
             choices = checked_choices(choices)
             # Without a key nothing can be sampled: an address that is not given raises MissingChoice.
-            trace, _ = self._generate(self.bind(args), choices, None)
+            trace, _ = self._generate(self.own(args), choices, None)
             if strict:
                 self.require_visited(trace, choices)
             return Assessed(trace.score, trace.retval)
@@ -267,13 +268,17 @@ class GenerativeFunction:
 
     # shared by the operations
 
+    def own(self, args: Any) -> tuple:
+        """The arguments of an operation, in full, and safe from later changes to the caller's lists and dicts."""
+        return copied(self.bind(args))
+
     def changed(self, trace: Trace, args: Any, argdiffs: Any) -> tuple[tuple, tuple]:
         """The new arguments, and what is known about how each differs from the old."""
         if args is None:
             if argdiffs is not None:
                 raise UsageError("argdiffs without new arguments", gen_fn=self)
             return trace.args, (NoChange,) * len(trace.args)
-        args = self.bind(args)
+        args = self.own(args)
         if argdiffs is None:
             return args, argument_diffs(trace.args, args)
         diffs = tuple(argdiffs)
@@ -363,7 +368,7 @@ def total(terms: list) -> Any:
     arrays = [term for term in terms if isinstance(term, mx.array)]
     if len(arrays) < 4:
         return sum(arrays[1:], arrays[0]) if arrays else 0.0
-    return mx.sum(mx.stack(arrays))
+    return summed(mx.stack(arrays))
 
 
 def as_weight(weight: Any) -> mx.array:

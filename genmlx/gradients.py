@@ -11,6 +11,7 @@ import optree
 
 from genmlx.choicemap import ChoiceMap, from_items
 from genmlx.errors import BatchError, GenError, UsageError, ValueMismatch, user_line
+from genmlx.masked import active_of, masked, value_of
 from genmlx.params import overridden
 from genmlx.pytree import NAMESPACE, flatten
 from genmlx.selection import Selection
@@ -22,7 +23,7 @@ def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tupl
     require_selectable(trace.gen_fn, selection, trace)
     chosen = trace.choices.filter(selection)
     for address, value in chosen.items():
-        if not mx.issubdtype(mx.array(value).dtype, mx.floating):
+        if not mx.issubdtype(mx.array(value_of(value)).dtype, mx.floating):
             raise ValueMismatch(
                 "a discrete choice has no gradient", address=address, expected="a selection of continuous choices"
             )
@@ -43,7 +44,8 @@ def choice_gradients(trace: Any, selection: Selection, retval_grad: Any) -> tupl
     # optree treats None as a structure without leaves, so the gradients of the rest are put in as a marker first.
     gradients = optree.tree_unflatten(spec, [by_place.get(i, _NO_GRADIENT) for i in range(len(leaves))])
     gradients = optree.tree_map(lambda g: None if g is _NO_GRADIENT else g, gradients, namespace=NAMESPACE)
-    return cast(tuple, gradients), chosen, from_items(zip(chosen.addresses(), result[1], strict=True))
+    by_choice = zip(chosen.items(), result[1], strict=True)
+    return cast(tuple, gradients), chosen, from_items((a, masked(g, active_of(leaf))) for (a, leaf), g in by_choice)
 
 
 _NO_GRADIENT = object()
@@ -63,7 +65,7 @@ def gradients_of(
     """Gradients of score + <retval_grad, retval> in some argument leaves, choices and parameters of a trace."""
     arg_leaves, spec = flatten(trace.args)
     values = [_float(arg_leaves[i]) for i in arg_places]
-    values += [mx.array(trace.choices[a]) for a in addresses] + list(params.values())
+    values += [mx.array(value_of(trace.choices[a])) for a in addresses] + list(params.values())
     n_args, n_choices = len(arg_places), len(addresses)
     if not values:
         return [], [], []
@@ -74,7 +76,8 @@ def gradients_of(
         for place, value in zip(arg_places, given, strict=True):
             leaves[place] = value
         args = optree.tree_unflatten(spec, leaves)
-        choices = trace.choices.merge(from_items(zip(addresses, chosen, strict=True)))
+        moved = zip(addresses, chosen, strict=True)
+        choices = trace.choices.merge(from_items((a, masked(v, active_of(trace.choices[a]))) for a, v in moved))
         with overridden(dict(zip(params, parameters, strict=True))):
             new, _ = trace.gen_fn._generate(args, choices, None)
         return new.score + _inner(retval_grad, new.retval)

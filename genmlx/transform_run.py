@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -65,9 +65,11 @@ class Run:
         """The choices written to the model, or to the backward proposal."""
         return from_items((address, moved.value) for (of, address), moved in self.writes.items() if of == side)
 
-    def require_read(self, side: str, choices: Iterable[tuple]) -> None:
+    def require_read(self, side: str, choices: ChoiceMap) -> None:
         """What the new trace does not keep must be read, or the way back is lost."""
-        for address in choices:
+        for address, leaf in choices.items():
+            if isinstance(leaf, Masked):
+                raise self.in_some_lanes(address, self.transform.line)
             if (side, address) not in self.reads:
                 raise MissingChoice(
                     f"a value of {self.sides[side].name} is lost: neither kept nor read,",
@@ -84,6 +86,16 @@ class Run:
         ``gone(address)`` says which choices of the old model the new trace does not keep: the rest are constants.
         """
         return run_log_det(self, [p for p, moved in self.reads.items() if moved.real and (p[0] == AUX or gone(p[1]))])
+
+    def in_some_lanes(self, address: tuple, where: str | None) -> BatchError:
+        return BatchError(
+            "the transform moves a choice that only some lanes have:",
+            address=address,
+            gen_fn=self.transform,
+            where=where,
+            expected="choices that all lanes of a batch have",
+            hint="one trace at a time, or chains=1",
+        )
 
     def again(self, given: dict[Place, mx.array]) -> Run:
         """The same run with other values in some of the places that it reads."""
@@ -157,14 +169,7 @@ class Source(_Handle):
 
     def _read(self, address: tuple, leaf: Any) -> mx.array:
         if isinstance(leaf, Masked):
-            raise BatchError(
-                "the transform reads a choice that only some lanes have:",
-                address=address,
-                gen_fn=self._run.transform,
-                where=caller_line(),
-                expected="choices that all lanes of a batch have",
-                hint="one trace at a time, or chains=1",
-            )
+            raise self._run.in_some_lanes(address, caller_line())
         value = self._run.given.get((self._side, address))
         if value is None:
             value = as_array(leaf, address)

@@ -165,7 +165,7 @@ class VectorizedTrace:
         with pinned(self.pins), gen_errors(self.gen_fn):
             new, weight, retdiff, backward = run(lane, self.n, as_key(key), self, request)
             shared = getattr(request, "args", None)
-            args = self.args if shared is None else self.gen_fn.bind(shared)
+            args = self.args if shared is None else self.gen_fn.own(shared)
             return Edited(_batch(new, args, self.n), _weights(weight, self.n), retdiff, backward)
 
     def step(self, f: Callable, key: Any) -> tuple[VectorizedTrace, Any]:
@@ -204,7 +204,7 @@ class Lanes:
 def vsimulate(call: Call, n: int, key: Any = None) -> VectorizedTrace:
     gen_fn = call.gen_fn
     with pinned(), gen_errors(gen_fn):
-        args = gen_fn.bind(call)
+        args = gen_fn.own(call)
         trace = run(lambda key: _without_args(gen_fn._simulate(args, key)), _count(n), as_key(key))
         return _batch(trace, args, n)
 
@@ -212,7 +212,7 @@ def vsimulate(call: Call, n: int, key: Any = None) -> VectorizedTrace:
 def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: bool = True) -> Generated:
     gen_fn = call.gen_fn
     with pinned(), gen_errors(gen_fn):
-        args, constraints = gen_fn.bind(call), checked_choices(constraints)
+        args, constraints = gen_fn.own(call), checked_choices(constraints)
 
         def lane(key: Any, constraints: ChoiceMap) -> Any:
             trace, weight = gen_fn._generate(args, constraints, key)

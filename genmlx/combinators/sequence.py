@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.address import normalise
+from genmlx.backend.sums import summed
 from genmlx.choicemap import ChoiceMap, from_items
 from genmlx.combinators.elements import Elements
 from genmlx.combinators.kernel import checked_kernel, require_sub_map
@@ -105,7 +106,7 @@ class Sequence(GenerativeFunction):
         if (whole := run_whole(self, args, n, constraints, key)) is not None:
             retval = self.collect(args, unstacked(whole.retvals, n))
             stack = whole.elements.stack
-            return self._trace(args, whole.elements, retval, mx.sum(stack.score), shared_reads(stack)), whole.weight
+            return self._trace(args, whole.elements, retval, summed(stack.score), shared_reads(stack)), whole.weight
         elements: list[Trace] = []
         weights, keys = [], Keys(key)
         for t in range(n):

@@ -7,11 +7,13 @@ from typing import Any
 import mlx.core as mx
 import optree
 
+from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.combinators.kernel import checked_kernel
 from genmlx.diff import NoChange, UnknownChange
 from genmlx.dist.values import as_array
 from genmlx.errors import MissingChoice, ParameterError, UsageError, ValueMismatch, caller_line, name_of
+from genmlx.free import Fixed, Free
 from genmlx.gfi import GenerativeFunction, unchanged
 from genmlx.masked import Lanewise, Masked, value_of
 from genmlx.params import peek, shared_reads
@@ -217,7 +219,7 @@ class Vmap(GenerativeFunction):
             gen_fn=self,
             args=args,
             retval=retval,
-            score=mx.sum(lanes.score),
+            score=summed(lanes.score),
             lanes=lanes,
             n=n,
             params=shared_reads(lanes),
@@ -227,7 +229,7 @@ class Vmap(GenerativeFunction):
 
 def _stacked(leaf: Any, n: int) -> Any:
     """A constraint with the elements on axis 0, of its mask too; None when it has no such axis."""
-    value = as_array(value_of(leaf))
+    value = leaf if isinstance(leaf, (Free, Fixed)) else as_array(value_of(leaf))
     if value.shape[:1] != (n,):
         return None
     return Masked(value, _stacked_mask(leaf.active, n)) if isinstance(leaf, Masked) else value
@@ -243,7 +245,7 @@ def _stacked_number(leaf: Any, n: int) -> Any:
 
 
 def _sum(weight: Any) -> Any:
-    return mx.sum(weight) if isinstance(weight, mx.array) else weight
+    return summed(weight) if isinstance(weight, mx.array) else weight
 
 
 vmap = Vmap

@@ -21,9 +21,11 @@ import optree
 
 from genmlx import random
 from genmlx.backend.recording import depends, recorded
+from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap, covering, from_items
 from genmlx.combinators.elements import Elements
 from genmlx.dist.values import as_array
+from genmlx.free import Fixed, Free
 from genmlx.gen import GenFn
 from genmlx.gfi import GenerativeFunction
 from genmlx.masked import Masked
@@ -46,16 +48,16 @@ class Whole(NamedTuple):
 
 def run_whole(sequence: Any, args: tuple, n: int, constraints: ChoiceMap, key: Any) -> Whole | None:
     """All steps at once, or None for what must be run step by step."""
-    if n < LEAST or not self_contained(sequence.kernel):
-        return None
-    inputs, given = sequence.stacked_inputs(args), stacked_choices(constraints, n)
-    if inputs is None or given is None:
-        return None
+    if n < LEAST or isinstance(key, Tape) or not self_contained(sequence.kernel):
+        return None  # a tape is the key of a longer sequence, which this one is a step of
     try:
+        inputs, given = sequence.stacked_inputs(args), stacked_choices(constraints, n)
+        if inputs is None or given is None:
+            return None
         if not sequence.chained:
             return _independent(sequence, args, n, inputs, given, key)
         return _Chain(sequence, args, n, inputs, given).run(key)
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError):
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, StopIteration):
         # Whatever does not trace is run step by step, which says what is wrong if anything is.
         return None
 
@@ -72,12 +74,14 @@ def stacked_choices(constraints: ChoiceMap, n: int) -> ChoiceMap | None:
     return from_items((address, stacked([step[address] for step in steps])) for address in steps[0])
 
 
-def stacked(values: list) -> mx.array:
+def stacked(values: list) -> Any:
     """Numbers, or arrays of one shape, as one array."""
     if all(isinstance(v, (int, float)) for v in values):
         return mx.array(values)
     if any(isinstance(v, Masked) for v in values):
         raise ValueError("values that only some lanes have are not stacked")
+    if any(isinstance(v, (Free, Fixed)) for v in values):
+        return type(values[0])(mx.stack([v.array for v in values]))
     return mx.stack([as_array(v) for v in values])
 
 
@@ -96,21 +100,24 @@ def stacked_columns(columns: Any) -> Any:
     return columns if isinstance(columns, mx.array) else None
 
 
-def self_contained(kernel: Any) -> bool:
+def self_contained(kernel: Any, seen: tuple = ()) -> bool:
     """Whether a generative function closes over nothing that holds an array."""
+    if kernel in seen:  # it calls itself
+        return True
+    seen = (*seen, kernel)
     if isinstance(kernel, GenFn):
-        return _plain(resolve(kernel).function)
+        return _plain(resolve(kernel).function, seen)
     parts = [getattr(kernel, name) for name in ("kernel", "inner", "branches") if hasattr(kernel, name)]
     flat = [p for part in parts for p in (part if isinstance(part, list) else [part])]
     functions = [getattr(kernel, name, None) for name in ("_pre", "_post")]
-    return all(map(self_contained, flat)) and all(f is None or _plain(f) for f in functions)
+    return all(self_contained(p, seen) for p in flat) and all(f is None or _plain(f, seen) for f in functions)
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: Any, seen: tuple) -> bool:
     if isinstance(value, FunctionType):
-        return all(_plain(cell.cell_contents) for cell in value.__closure__ or ())
+        return all(_plain(cell.cell_contents, seen) for cell in value.__closure__ or ())
     if isinstance(value, GenerativeFunction):
-        return self_contained(value)
+        return self_contained(value, seen)
     return value is None or isinstance(value, (bool, int, float, str, type, ModuleType, BuiltinFunctionType))
 
 
@@ -121,7 +128,7 @@ def _independent(sequence: Any, args: tuple, n: int, inputs: Any, given: ChoiceM
         return kernel._generate(kernel.bind(sequence.kernel_args(None, inputs, args)), given, key)
 
     lanes, weight = run(lane, n, key, Lanes(inputs), ChoiceMap(given._root, None if given.is_empty else n))
-    return Whole(Elements(lanes, n), lanes.retval, mx.sum(weight) if isinstance(weight, mx.array) else weight)
+    return Whole(Elements(lanes, n), lanes.retval, summed(weight) if isinstance(weight, mx.array) else weight)
 
 
 class _Scored(NamedTuple):
@@ -162,16 +169,20 @@ class _Chain:
             lambda first, rest: mx.concatenate([first[None], rest[:-1]]), self.start, states, namespace=NAMESPACE
         )
         scored = self.batch(before, self.given.merge(from_items(chosen.items())))
-        weight = mx.sum(scored.weight) if isinstance(scored.weight, mx.array) else scored.weight
+        weight = summed(scored.weight) if isinstance(scored.weight, mx.array) else scored.weight
         return Whole(Elements(scored.trace, self.n), scored.trace.retval, weight)
 
     def batch(self, states: Any, choices: ChoiceMap | None = None, shared_state: bool = False) -> _Scored:
         """All steps at once, each with its state, or all with the same."""
         choices, observed = choices or self.given, covering(self.given)
+        complete = len(choices) == len(self.given)  # every choice is given: the weight of generate is all of it
 
         def lane(_: Any, state: Any, inputs: Any, choices: ChoiceMap) -> Any:
-            trace = self.step(state, inputs, choices, self.args, None)
-            return _Scored(trace, self.kernel._project(trace, observed), self.sequence.next_state(trace.retval))
+            args = self.kernel.bind(self.sequence.kernel_args(state, inputs, self.args))
+            trace, weight = self.kernel._generate(args, choices, None)
+            if not complete:
+                weight = self.kernel._project(trace, observed)
+            return _Scored(trace, weight, self.sequence.next_state(trace.retval))
 
         given = ChoiceMap(choices._root, self.n)
         return run(lane, self.n, None, states if shared_state else Lanes(states), Lanes(self.inputs), given)

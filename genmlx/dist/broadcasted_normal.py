@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx import random
+from genmlx.backend.sums import summed
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.normal import normal
 from genmlx.dist.support import Support, Vector, positive, real
@@ -46,7 +47,7 @@ class BroadcastedNormal(Distribution):
         event = self.event_shape(mu, sigma)
         if x.shape[x.ndim - len(event) :] != event:
             raise shape_mismatch(x, event, self.__name__)
-        return mx.sum(normal._log_density(x, mu, sigma), axis=tuple(range(-len(event), 0)))
+        return summed(normal._log_density(x, mu, sigma), len(event))
 
     def _mean(self, mu: mx.array, sigma: mx.array) -> mx.array:
         return mu

@@ -7,11 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.dist.support import Support
 from genmlx.dist.values import as_parameter, as_site_value, is_host_data, shape_mismatch
 from genmlx.errors import AddressError, MissingChoice, ParameterError, UsageError, caller_line
+from genmlx.free import Fixed, Free
 from genmlx.gfi import Call, GenerativeFunction, unchanged
 from genmlx.masked import active_of, mask_choices, value_of, where
 from genmlx.pytree import register_slots
@@ -246,6 +248,10 @@ class Distribution(GenerativeFunction):
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[DistTrace, Any]:
         if constraints.is_empty:
             return self._simulate(args, key), 0.0
+        if isinstance(constraints.value, (Free, Fixed)):
+            from genmlx.dist.unconstrain import place
+
+            return place(self, args, constraints.value)
         active, given = active_of(constraints.value), self._given(args, constraints)
         if active is True:
             return given, given.score
@@ -326,6 +332,6 @@ def _family(name: str) -> Distribution:
 
 
 def _sum(lp: mx.array) -> mx.array:
-    return mx.sum(lp) if lp.ndim else lp
+    return summed(lp)
 
 

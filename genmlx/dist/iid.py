@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.backend.sums import summed
 from genmlx.dist.component import as_component, draw, moment
 from genmlx.dist.distribution import DistCall, Distribution
 from genmlx.dist.support import Support, Vector
@@ -80,7 +81,7 @@ class Iid(Distribution):
         if x.shape[x.ndim - len(event) :] != event:
             raise shape_mismatch(x, event, self.__name__)
         each = base.log_prob(_axes_first(x, len(n), len(base.event_shape)))
-        return mx.sum(each, axis=tuple(range(len(n)))) if n else each
+        return summed(mx.moveaxis(each.reshape((-1, *each.shape[len(n) :])), 0, -1), 1) if n else each
 
     def _mean(self, base: DistCall, n: tuple) -> Any:
         return _spread(moment(base, "mean"), base, n)

@@ -94,13 +94,18 @@ def evaluate(value_and_grad: ValueAndGrad, position: mx.array) -> Point:
 
 
 def leapfrog(
-    value_and_grad: ValueAndGrad, metric: Metric, point: Point, momentum: mx.array, step_size: Any
+    value_and_grad: ValueAndGrad,
+    metric: Metric,
+    position: mx.array,
+    gradient: mx.array,
+    momentum: mx.array,
+    step_size: Any,
 ) -> tuple[Point, mx.array]:
-    """One step: half a kick, a drift, and half a kick by the gradient at the new place.
+    """One step: half a kick, a drift, and half a kick by the gradient at the new place, which comes back with it.
 
     ``step_size`` is a number or ``[n, 1]``; a negative one goes back in time.
     """
     half = 0.5 * step_size
-    momentum = momentum + half * point.gradient
-    point = evaluate(value_and_grad, point.position + step_size * metric.velocity(momentum))
+    momentum = momentum + half * gradient
+    point = evaluate(value_and_grad, position + step_size * metric.velocity(momentum))
     return point, momentum + half * point.gradient

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from genmlx.gfi import Call
 from genmlx.inference.gradient_chains import Sampler, Tuning, checked_fraction, run_gradient_chains
-from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, leapfrog
+from genmlx.inference.leapfrog import Point, ValueAndGrad, leapfrog
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import positive_count
 
@@ -25,29 +25,22 @@ _DIVERGENT = 1000.0
 
 
 class State(NamedTuple):
-    """A trajectory being built by each chain. Phase points are packed: position, gradient, momentum, ``[n, 3 dim]``.
+    """A trajectory being built by each chain; related numbers share an array, because each MLX operation costs alike.
 
-    The tree so far has a left and a right end, the sum of its momenta, a log weight and the point drawn from it. The
-    subtree that will double it grows in ``direction`` from ``here``. ``checkpoints`` are of those leaves of it
-    that begin a smaller balanced tree: for each depth a velocity and a sum of momenta.
+    The tree so far ends in ``here``, which the subtree that will double it grows from, and in ``other``. Each is a
+    position, gradient and momentum, ``[n, 3 dim]``. ``drawn`` is a point of the tree, ``drawn_below`` of the subtree:
+    position, gradient, log density and energy. ``checkpoints [n, max_depth, 2 dim]`` are of the leaves that begin
+    smaller trees in the subtree: velocity and sum of momenta.
     """
 
     here: mx.array
-    left: mx.array
-    right: mx.array
-    drawn: mx.array  # position, gradient, log density, energy: [n, 2 dim + 2]
+    other: mx.array
+    drawn: mx.array
     drawn_below: mx.array
-    momenta: mx.array
-    momenta_below: mx.array
-    log_weight: mx.array
-    log_weight_below: mx.array
-    checkpoints: mx.array  # [n, max_depth, 2 dim]
+    tree: mx.array  # sum of momenta, log weight, points, energy of the first, sum of acceptances, steps: [n, dim + 5]
+    below: mx.array  # sum of momenta, log weight, leaves: [n, dim + 2]
+    checkpoints: mx.array
     direction: mx.array
-    leaf: mx.array
-    depth: mx.array
-    energy: mx.array  # where the trajectory began
-    accept: mx.array
-    steps: mx.array
 
 
 class Info(NamedTuple):
@@ -108,36 +101,26 @@ def sampler(value_and_grad: ValueAndGrad, max_depth: int = 10) -> Sampler:
     return Sampler(
         lambda point, noise, tuning: init(point, noise, tuning, max_depth),
         lambda state, noise, tuning: step(state, noise, tuning, value_and_grad, max_depth),
-        first_look=3,
+        look_after=lambda step_size: 2,
     )
 
 
 def init(point: Point, noise: Any, tuning: Tuning, max_depth: int) -> State:
     """The start of a trajectory of each chain: a tree of one point, and a momentum."""
     n, dim = point.position.shape
-    zero = mx.zeros((n, 1))
-    metric = tuning.metric
-    momentum = metric.momentum(noise.normal)
-    energy = metric.kinetic(momentum) - point.log_prob
-    start = mx.concatenate([point.position, point.gradient, momentum], axis=-1)
+    momentum = tuning.metric.momentum(noise.normal)
+    energy = tuning.metric.kinetic(momentum) - point.log_prob
+    here = mx.concatenate([point.position, point.gradient, momentum], axis=-1)
     drawn = mx.concatenate([point.position, point.gradient, point.log_prob, energy], axis=-1)
     return State(
-        here=start,
-        left=start,
-        right=start,
+        here=here,
+        other=here,
         drawn=drawn,
         drawn_below=drawn,
-        momenta=momentum,
-        momenta_below=mx.zeros((n, dim)),
-        log_weight=zero,
-        log_weight_below=mx.full((n, 1), -math.inf),
+        tree=_single(momentum, energy),
+        below=mx.broadcast_to(_nothing(dim), (n, dim + 2)),
         checkpoints=mx.zeros((n, max_depth, 2 * dim)),
-        direction=_direction(noise.uniforms[2]),
-        leaf=mx.zeros((n, 1), dtype=mx.int32),
-        depth=mx.zeros((n, 1), dtype=mx.int32),
-        energy=energy,
-        accept=zero,
-        steps=zero,
+        direction=mx.where(noise.uniforms[2] < 0.5, -1.0, 1.0),
     )
 
 
@@ -147,87 +130,95 @@ def step(
     """One leaf more in the tree of each chain; where that ends the trajectory, a draw, and the start of the next."""
     metric, (within, between, turn) = tuning.metric, noise.uniforms
     position, gradient, momentum = mx.split(state.here, 3, axis=-1)
-    here = Point(position, state.energy, gradient)
-    point, momentum = leapfrog(value_and_grad, metric, here, momentum, tuning.step_size * state.direction)
+    dim = position.shape[1]
+    momenta, log_weight, size, first_energy, accept, steps = _parts(state.tree, dim)
+    momenta_below, log_weight_below, leaf = _parts(state.below, dim)
+
+    time = tuning.step_size * state.direction
+    point, momentum = leapfrog(value_and_grad, metric, position, gradient, momentum, time)
     velocity = metric.velocity(momentum)
-    energy = 0.5 * mx.sum(momentum * velocity, axis=-1, keepdims=True) - point.log_prob
-    lost = state.energy - energy
-    lost = mx.where(mx.isnan(lost), -math.inf, lost)
-    diverging = lost < -_DIVERGENT
-    accept = state.accept + mx.exp(mx.minimum(lost, 0.0))
-    steps = state.steps + 1.0
+    energy = 0.5 * _dot(momentum, velocity) - point.log_prob
+    lost = first_energy - energy
+    diverging = mx.logical_not(lost > -_DIVERGENT)
+    lost = mx.where(diverging, -math.inf, lost)
+    accept = accept + mx.exp(mx.minimum(lost, 0.0))
+    steps = steps + 1.0
 
     # The leaf joins the subtree, which keeps one of its points in proportion to their weights exp(-energy).
-    log_weight_below = mx.logaddexp(state.log_weight_below, lost)
-    leaf = mx.concatenate([point.position, point.gradient, point.log_prob, energy], axis=-1)
-    drawn_below = mx.where(mx.log(within) < lost - log_weight_below, leaf, state.drawn_below)
+    log_weight_below = mx.logaddexp(log_weight_below, lost)
+    drawn_below = mx.concatenate([point.position, point.gradient, point.log_prob, energy], axis=-1)
+    drawn_below = mx.where(mx.log(within) < lost - log_weight_below, drawn_below, state.drawn_below)
 
     # A tree has turned when the sum of its momenta, ends counted half, points away from the velocity at an end. With
-    # m = sum up to here - p / 2, that sum is m - m', where m' is the one of the tree's first leaf.
-    momenta_below = state.momenta_below + momentum
+    # middle = sum up to here - p / 2, that sum is the difference of the middles of the tree's last and first leaf.
+    momenta_below = momenta_below + momentum
     middle = momenta_below - 0.5 * momentum
-    mine = mx.concatenate([velocity, middle], axis=-1)[:, None]
-    begins, ends = mx.split(_trees(max_depth)[state.leaf[:, 0]], 2, axis=-1)
+    begins, ends = mx.split(mx.take(_trees(max_depth), leaf[:, 0].astype(mx.int32), axis=0), 2, axis=-1)
     velocities, middles = mx.split(state.checkpoints, 2, axis=-1)
     across = middle[:, None] - middles
-    least = mx.minimum(_dot(across, velocities), _dot(across, velocity[:, None]))
-    turning = mx.any(mx.logical_and(ends, least <= 0), axis=1)
-    checkpoints = mx.where(begins, mine, state.checkpoints)
+    turning = mx.minimum(_dot(across, velocities), _dot(across, velocity[:, None])) <= 0
+    turning = mx.any(mx.logical_and(ends, turning), axis=1)
+    checkpoints = mx.where(begins, mx.concatenate([velocity, middle], axis=-1)[:, None], state.checkpoints)
 
     # A full subtree joins the tree, whose point it replaces with probability min(1, weight ratio).
+    leaf = leaf + 1.0
     stop = mx.logical_or(turning, diverging)
-    full = mx.logical_and(state.leaf + 1 == mx.left_shift(1, state.depth), mx.logical_not(stop))
-    replace = mx.logical_and(full, mx.log(between) < log_weight_below - state.log_weight)
+    full = mx.logical_and(leaf == size, mx.logical_not(stop))
+    replace = mx.logical_and(full, mx.log(between) < log_weight_below - log_weight)
     drawn = mx.where(replace, drawn_below, state.drawn)
-    log_weight = mx.where(full, mx.logaddexp(state.log_weight, log_weight_below), state.log_weight)
-    momenta = mx.where(full, state.momenta + momenta_below, state.momenta)
-    now = mx.concatenate([point.position, point.gradient, momentum], axis=-1)
-    forward = state.direction > 0
-    left = mx.where(mx.logical_and(full, mx.logical_not(forward)), now, state.left)
-    right = mx.where(mx.logical_and(full, forward), now, state.right)
-    depth = state.depth + full
-    other = mx.where(forward, left, right)[:, 2 * position.shape[1] :]
-    across = momenta - 0.5 * (momentum + other)
-    least = mx.minimum(_dot(across, velocity), _dot(across, metric.velocity(other)))
-    stop = mx.logical_or(stop, mx.logical_and(full, mx.logical_or(least <= 0, depth == max_depth)))
+    joined = mx.concatenate([momenta + momenta_below, mx.logaddexp(log_weight, log_weight_below), 2 * size], axis=-1)
+    joined = mx.where(full, joined, state.tree[:, : dim + 2])
+    momenta, size = joined[:, :dim], joined[:, dim + 1 :]
+    end = state.other[:, 2 * dim :]
+    across = momenta - 0.5 * (momentum + end)
+    turning = mx.minimum(_dot(across, velocity), _dot(across, metric.velocity(end))) <= 0
+    stop = mx.logical_or(stop, mx.logical_and(full, mx.logical_or(turning, size == 2**max_depth)))
 
-    # What stops starts again from its draw; what is full doubles; and the rest goes on.
+    # What stops starts again from its draw; what is full doubles, at a random end; and the rest goes on.
     next_momentum = metric.momentum(noise.normal)
-    there, log_prob = drawn[:, : 2 * position.shape[1]], drawn[:, -2:-1]
-    start = mx.concatenate([there, next_momentum], axis=-1)
+    next_energy = metric.kinetic(next_momentum) - drawn[:, -2:-1]
+    start = mx.concatenate([drawn[:, : 2 * dim], next_momentum], axis=-1)
+    now = mx.concatenate([point.position, point.gradient, momentum], axis=-1)
     anew = mx.logical_or(stop, full)
-    left, right = mx.where(stop, start, left), mx.where(stop, start, right)
-    direction = mx.where(anew, _direction(turn), state.direction)
+    flip = mx.logical_and(anew, turn < 0.5)
     new = State(
-        here=mx.where(anew, mx.where(direction > 0, right, left), now),
-        left=left,
-        right=right,
+        here=mx.where(stop, start, mx.where(flip, state.other, now)),
+        other=mx.where(stop, start, mx.where(flip, now, state.other)),
         drawn=drawn,
         drawn_below=drawn_below,
-        momenta=mx.where(stop, next_momentum, momenta),
-        momenta_below=mx.where(anew, 0.0, momenta_below),
-        log_weight=mx.where(stop, 0.0, log_weight),
-        log_weight_below=mx.where(anew, -math.inf, log_weight_below),
+        tree=mx.where(
+            stop,
+            _single(next_momentum, next_energy),
+            mx.concatenate([joined, first_energy, accept, steps], axis=-1),
+        ),
+        below=mx.where(anew, _nothing(dim), mx.concatenate([momenta_below, log_weight_below, leaf], axis=-1)),
         checkpoints=checkpoints,
-        direction=direction,
-        leaf=mx.where(anew, 0, state.leaf + 1),
-        depth=mx.where(stop, 0, depth),
-        energy=mx.where(stop, metric.kinetic(next_momentum) - log_prob, state.energy),
-        accept=mx.where(stop, 0.0, accept),
-        steps=mx.where(stop, 0.0, steps),
+        direction=mx.where(flip, -state.direction, state.direction),
     )
     stats = {
         "accept": accept / steps,
         "energy": drawn[:, -1:],
         "diverging": diverging,
         "n_leapfrog": steps,
-        "tree_depth": mx.where(full, depth, depth + 1),
+        "tree_depth": mx.ceil(mx.log2(steps + 1.0)),
     }
     return new, Info(stop, drawn[:, :-1], stats)
 
 
-def _direction(uniform: mx.array) -> mx.array:
-    return mx.where(uniform < 0.5, -1.0, 1.0)
+def _single(momentum: mx.array, energy: mx.array) -> mx.array:
+    """The sums over a tree of one point."""
+    zero = mx.zeros_like(energy)
+    return mx.concatenate([momentum, zero, zero + 1.0, energy, zero, zero], axis=-1)
+
+
+def _nothing(dim: int) -> mx.array:
+    """The sums over no points."""
+    return mx.array([*[0.0] * dim, -math.inf, 0.0])
+
+
+def _parts(packed: mx.array, dim: int) -> list[mx.array]:
+    """The first ``dim`` columns, and each other one."""
+    return mx.split(packed, list(range(dim, packed.shape[1])), axis=-1)
 
 
 def _dot(a: mx.array, b: mx.array) -> mx.array:

@@ -1,16 +1,14 @@
 """A step of all chains at once: run by its handlers to see what it does, then replayed as the MLX graph that it made.
 
 The graph of a step is the same every time: the key and the state go in, the new state comes out. So the handlers run
-once, ``mx.export_function`` records their primitives, and what ``mx.import_function`` gives back does the same
-arithmetic without Python: three times faster for a small model, and bit for bit the same, which is checked on the
+once, their primitives are recorded (``backend/recording.py``), and the recorded graph does the same arithmetic
+without Python: three times faster for a small model, and bit for bit the same, which is checked on the
 first step. It needs no compiler. A step that cannot be recorded is run by its handlers every time, and ``execution``
 says why.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ import optree
 
 from genmlx.backend.gamma_sampler import without_derivatives
 from genmlx.backend.mapping import vmap_list
+from genmlx.backend.recording import recorded
 from genmlx.gradients import host_value_errors
 from genmlx.pytree import NAMESPACE, Skeleton, split_arrays
 from genmlx.random import lane_key
@@ -94,10 +93,8 @@ class BatchedStep:
         expected, skeleton = split_arrays(out)
         expected = [*new.arrays, *expected]
         try:
-            with tempfile.TemporaryDirectory() as folder, without_derivatives():
-                path = os.path.join(folder, "step.mlxfn")
-                mx.export_function(path, flat, key, *lanes.arrays)
-                replay: Any = mx.import_function(path)
+            with without_derivatives():
+                replay = recorded(flat, key, *lanes.arrays)
             found = replay(key, *lanes.arrays)
             mx.eval(found, expected)
         # A primitive that cannot be exported; or a thread whose stream is not the first (MLX 0.32.4 asks for that one).

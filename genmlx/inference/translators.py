@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from genmlx.choicemap import EMPTY, covering
+from genmlx.choicemap import EMPTY, ChoiceMap, covering
 from genmlx.errors import UsageError
 from genmlx.gfi import Call, checked_choices
 from genmlx.inference.moves import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genmlx import categorical, flip, gamma, gen, jacobian, mixture, multivariate_normal, normal, trace
+from genmlx import categorical, flip, gamma, gen, jacobian, mixture, multivariate_normal, normal, switch, trace
 from genmlx.diagnostics import ess, mcse
 from genmlx.errors import BatchError, MissingChoice, UsageError
 from genmlx.inference.involutive import involutive_kernel, involutive_mh, involutive_step
@@ -116,6 +116,39 @@ def test_acceptance_ratio_of_a_scaling():
     log_c = math.log(x / 1.7)
     p, q = stats.gamma(3, scale=0.5).logpdf, stats.norm(0.3, 0.8).logpdf
     assert weight.item() == pytest.approx(p(x) - p(1.7) + q(-log_c) - q(log_c) + log_c, abs=2e-5)
+
+
+def test_a_choice_that_is_kept_is_a_constant():
+    """x e^z with z kept has log |det| = z: with z as an input the Jacobian would not be square."""
+
+    @gen
+    def model():
+        for name in "zx":
+            trace(name, normal(0, 1))
+        trace("up", flip(0.5))
+
+    @is_involution
+    @transform
+    def move(old, new):
+        z, up = old["z"], old["up"]
+        new["up"] = 1 - up
+        new["x"] = old["x"] * mx.exp(mx.where(up == 1, 1.0, -1.0) * z)
+
+    tr, _ = model().generate({"z": 0.7, "x": 1.0, "up": 1})
+    new, weight = SymmetricTranslator(None, move)(tr, check=True)
+    x = math.exp(0.7)
+    assert new["x"].item() == pytest.approx(x)
+    assert weight.item() == pytest.approx(0.5 - x * x / 2 + 0.7, abs=1e-5)
+
+
+def test_a_move_to_nan_is_rejected():
+    @transform
+    def nowhere(old, new):
+        log_c = old.aux["log_c"]
+        new["x"], new.aux["log_c"] = old["x"] * mx.sqrt(-1.0 - mx.abs(log_c)), log_c
+
+    tr, _ = positive().generate({"x": 1.0})
+    assert involutive_kernel(factor, nowhere)(tr, mx.random.key(0)) is tr
 
 
 # vectors, batches, discrete choices
@@ -323,7 +356,7 @@ def quadrature():
 
 
 def test_split_merge_against_quadrature():
-    """log |det| of a split is log 2. Without it the odds of two components are half; with the sign turned, a quarter."""
+    """log |det| of a split is log 2: without it the odds of two components are half, with its sign turned a quarter."""
     exact, mean_one, gap_two = quadrature()
     obs = {("y", i): y for i, y in enumerate(DATA)}
     post = involutive_mh(components(), obs, split_or_walk, split_merge, draws=1600, warmup=50, key=12)
@@ -384,5 +417,30 @@ def test_what_the_involution_forgets():
 
 
 def test_structure_changes_in_a_batch_raise():
+    """Never a silent loop, nor a choice of a branch that not every lane takes; one chain may do it."""
+
+    @gen
+    def narrow(x):
+        trace("p", normal(x, 1))
+
+    @gen
+    def wide(x):
+        trace("p", normal(x, 2))
+        trace("r", normal(0, 1))
+
+    @gen
+    def switching():
+        x = trace("x", normal(0, 1))
+        trace("s", switch(narrow, wide)(trace("k", flip(0.5)), x))
+
+    @is_involution
+    @transform
+    def walk(old, new):
+        step = old.aux["log_c"]
+        new["x"], new.aux["log_c"] = old["x"] + step, -step
+
+    with pytest.raises(BatchError, match="only some lanes have: at .* in walk"):
+        involutive_mh(switching(), None, factor, walk, draws=5, chains=2, key=0)
+    assert involutive_mh(switching(), None, factor, walk, draws=5, check=True, key=0).draws == 5
     with pytest.raises(BatchError, match=r"\.py:\d+"):
         involutive_mh(two_worlds(), None, None, world_swap(0.0), draws=5, chains=2, key=0)

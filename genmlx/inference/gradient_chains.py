@@ -1,0 +1,334 @@
+"""Running gradient samplers: warm-up together, then every chain at its own pace.
+
+A sampler's ``step`` is one evaluation of the log density by all chains, recorded once as an MLX graph. Transitions
+may take many steps, and different numbers of them: a chain that ends one begins the next in the same step, so that
+sampling needs no decision on the host, and none waits. During warm-up all wait for the last, because the step size
+changes after each transition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import optree
+
+from genmlx import random
+from genmlx.backend.recording import recorded
+from genmlx.errors import ParameterError
+from genmlx.gfi import Call, gen_errors
+from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate
+from genmlx.inference.loop import Loop
+from genmlx.inference.posterior import Posterior
+from genmlx.inference.problem import checked_problem, positive_count
+from genmlx.inference.replay import REPLAYED
+from genmlx.inference.warmup import Warmup, first_step_size
+from genmlx.versions import pinned
+
+# Steps whose noise is drawn at once; steps of one evaluation at most; draws that are unpacked at once.
+_NOISE, _MOST_STEPS, _UNPACKED = 16, 16, 50_000
+
+
+class Noise(NamedTuple):
+    """What one step may use: standard normal ``[n, dim]``, and three uniforms ``[n, 1]`` on (0, 1)."""
+
+    normal: mx.array
+    uniforms: tuple[mx.array, mx.array, mx.array]
+
+
+class Tuning(NamedTuple):
+    """What warm-up finds: ``step_size []`` and the metric."""
+
+    step_size: mx.array
+    metric: Metric
+
+
+class Sampler(NamedTuple):
+    """``init(point, noise, tuning) -> state`` begins a transition of every chain.
+
+    ``step(state, noise, tuning) -> (state, info)`` evaluates the log density once for each. ``info.done [n, 1]`` says
+    which ended a transition, and have begun the next; ``info.point`` where, packed as ``[position, gradient, log
+    density]``; ``info.stats`` names numbers ``[n, 1]``, ``accept`` among them. ``look_after(step_size)`` is after how
+    many steps all may be done.
+    """
+
+    init: Callable[[Point, Noise, Tuning], Any]
+    step: Callable[[Any, Noise, Tuning], tuple[Any, Any]]
+    look_after: Callable[[float], int]
+
+
+def run_gradient_chains(
+    algorithm: str,
+    call: Call,
+    observations: Any,
+    make_sampler: Callable[[ValueAndGrad], Sampler],
+    *,
+    draws: int,
+    warmup: int,
+    thin: int,
+    chains: int,
+    target_accept: float,
+    dense: bool,
+    key: Any,
+    progress: Callable | None,
+    step_size: float | None = None,
+) -> Posterior:
+    """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given."""
+    from genmlx.inference.log_density import LogDensity
+
+    observations = checked_problem(call, observations)
+    for name, count, least in (("draws", draws, 1), ("warmup", warmup, 0), ("thin", thin, 1), ("chains", chains, 1)):
+        positive_count(name, count, least)
+    streams = random.streams(key)
+    with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
+        density = LogDensity(call, observations)
+        start = density.initial(streams.initialise, chains)
+        walk = Walk(make_sampler(density.value_and_grad), density.value_and_grad, start, dense)
+        positions, stats = walk.run(
+            loop, streams, draws=draws, warmup=warmup, thin=thin, target_accept=target_accept, step_size=step_size
+        )
+        values, log_joint = _constrained(density, positions)
+    result = Posterior(
+        values,
+        stats=stats,
+        log_joint=log_joint,
+        call=call,
+        pins=pins,
+        observations=observations,
+        algorithm=algorithm,
+        status=loop.status,
+        timing=loop.timing,
+        execution=walk.execution,
+    )
+    return loop.deliver(result)
+
+
+class Walk:
+    """Chains of a sampler on a log density of unconstrained vectors, ``[n, dim]``."""
+
+    def __init__(self, sampler: Sampler, value_and_grad: ValueAndGrad, start: mx.array, dense: bool = False):
+        self.n, self.dim = start.shape
+        self.sampler, self.dense = sampler, dense
+        self.point = evaluate(value_and_grad, start)
+        mx.eval(self.point)
+        tuning = Warmup(0, self.dim, 0.5, dense)
+        self.tune(1.0, tuning.metric)
+        noise = next(noises(mx.random.key(0), self.n, self.dim))
+        self.init = _Graph(sampler.init, self.point, noise, self.tuning)
+        state = self.init.fill(self.init(self.point, noise, self.tuning))
+        self.step = _Graph(self._packed_step, state, noise, self.tuning)
+        self.execution = self.step.execution
+        self.ticks = 0
+
+    def _packed_step(self, state: Any, noise: Noise, tuning: Tuning) -> Any:
+        """The step, with all of its info in one array ``[n, width]``: done, position, gradient, log density, stats."""
+        state, info = self.sampler.step(state, noise, tuning)
+        self.names = list(info.stats)
+        columns = [info.done, info.point, *info.stats.values()]
+        return state, mx.concatenate([column.astype(mx.float32) for column in columns], axis=-1)
+
+    def tune(self, step_size: float, metric: Metric) -> None:
+        self.step_size = step_size
+        self.tuning = Tuning(mx.array(step_size, dtype=mx.float32), metric)
+
+    def column(self, name: str) -> int:
+        return 2 + 2 * self.dim + self.names.index(name)
+
+    def run(
+        self,
+        loop: Loop,
+        streams: random.Streams,
+        *,
+        draws: int,
+        warmup: int,
+        thin: int = 1,
+        target_accept: float = 0.8,
+        step_size: float | None = None,
+    ) -> tuple[Any, dict[str, mx.array]]:
+        """Positions ``[chains, draws, dim]`` as a numpy array, and the statistics ``[chains, draws]``."""
+        self.warm_up(loop, streams.warmup, warmup, target_accept, step_size)
+        record = _Record(self, draws, thin)
+        supply = noises(streams.propose, self.n, self.dim)
+        state = self.init(self.point, next(supply), self.tuning)
+
+        def sample(start: int, stop: int) -> dict:
+            nonlocal state
+            while (missing := stop - record.transitions) > 0:
+                rows = []
+                for _ in range(record.steps_for(missing)):
+                    *state, row = self.step(state, next(supply), self.tuning)
+                    rows.append(row)
+                mx.eval(state, rows)
+                record.add(rows)
+            return record.shown()
+
+        loop.run("sampling", draws * thin, sample, least=thin)
+        return record.finish()
+
+    def warm_up(
+        self, loop: Loop, key: Any, transitions: int, target_accept: float, step_size: float | None = None
+    ) -> None:
+        if transitions == 0 and step_size is not None:
+            self.tune(step_size, self.tuning.metric)
+            return
+        learned = Warmup(transitions, self.dim, target_accept, self.dense)
+        supply = noises(key, self.n, self.dim)
+
+        def find_step_size(begin: float) -> None:
+            self.tune(begin, learned.metric)
+            learned.dual.restart(first_step_size(lambda e: self._accept_at(e, next(supply)), begin, target_accept))
+            self.tune(learned.step_size, learned.metric)
+
+        def block(start: int, stop: int) -> dict:
+            accept, diverged = 0.0, 0.0
+            for _ in range(start, stop):
+                kept = self._transition(supply)
+                accept = mx.mean(kept[:, self.column("accept")]).item()
+                if learned.update(accept, self.point.position):
+                    find_step_size(learned.step_size)
+                else:
+                    self.tune(learned.step_size, learned.metric)
+            return {"accept": accept, "step_size": self.step_size, "diverging": diverged}
+
+        find_step_size(1.0 if step_size is None else step_size)
+        loop.run("warmup", transitions, block, least=0)
+        self.tune(learned.finish(), learned.metric)
+
+    def _transition(self, supply: Iterator[Noise]) -> mx.array:
+        """One transition of every chain; what each did, packed."""
+        state = self.init(self.point, next(supply), self.tuning)
+        kept = None
+        while True:
+            for _ in range(self.sampler.look_after(self.step_size)):
+                *state, row = self.step(state, next(supply), self.tuning)
+                kept = row if kept is None else mx.where(kept[:, :1] > 0, kept, row)
+            self.ticks += 1
+            assert kept is not None
+            waiting = mx.any(kept[:, 0] == 0)
+            mx.eval(state, kept, waiting)
+            if not waiting.item():
+                break
+        d = self.dim
+        self.point = Point(kept[:, 1 : d + 1], kept[:, 2 * d + 1 : 2 * d + 2], kept[:, d + 1 : 2 * d + 1])
+        return kept
+
+    def _accept_at(self, step_size: float, noise: Noise) -> float:
+        """The mean acceptance after the first step of a transition."""
+        self.tune(step_size, self.tuning.metric)
+        *_, row = self.step(self.init(self.point, noise, self.tuning), noise, self.tuning)
+        return mx.mean(row[:, self.column("accept")]).item()
+
+
+class _Record:
+    """The draws of chains that end their transitions at different steps."""
+
+    def __init__(self, walk: Walk, draws: int, thin: int):
+        import numpy as np
+
+        self.np, self.walk, self.draws, self.thin = np, walk, draws, thin
+        self.ended = np.zeros(walk.n, dtype=int)
+        self.steps = 0
+        self.positions = np.empty((walk.n, draws, walk.dim), dtype=np.float32)
+        self.stats = np.empty((walk.n, draws, len(walk.names)), dtype=np.float32)
+        self.latest: Any = None
+
+    @property
+    def transitions(self) -> int:
+        """That every chain has ended."""
+        return int(self.ended.min())
+
+    def steps_for(self, transitions: int) -> int:
+        each = self.steps / self.ended.mean() if self.ended.any() else self.walk.sampler.look_after(self.walk.step_size)
+        return max(1, min(_MOST_STEPS, math.ceil(transitions * each)))
+
+    def add(self, rows: list[mx.array]) -> None:
+        np, d = self.np, self.walk.dim
+        table = np.array(mx.stack(rows))
+        done = table[:, :, 0] > 0
+        which = self.ended + np.cumsum(done, axis=0)  # this is the which-th transition of its chain, from 1
+        kept = done & (which % self.thin == 0) & (which <= self.draws * self.thin)
+        step, chain = np.nonzero(kept)
+        place = which[step, chain] // self.thin - 1
+        self.positions[chain, place] = table[step, chain, 1 : d + 1]
+        self.stats[chain, place] = table[step, chain, 2 * d + 2 :]
+        self.steps += len(rows)
+        self.ended = which[-1]
+        self.latest = table[done][:, 2 * d + 2 :]
+
+    def shown(self) -> dict:
+        means = dict(zip(self.walk.names, self.latest.mean(axis=0).tolist(), strict=True)) if len(self.latest) else {}
+        return {**means, "step_size": self.walk.step_size}
+
+    def finish(self) -> tuple[Any, dict[str, mx.array]]:
+        count = min(self.draws, self.transitions // self.thin)
+        stats = {}
+        for i, name in enumerate(self.walk.names):
+            column = mx.array(self.stats[:, :count, i])
+            stats[name] = column.astype(_TYPES.get(name, mx.float32))
+        stats["step_size"] = mx.full((self.walk.n, count), self.walk.step_size)
+        return self.positions[:, :count], stats
+
+
+_TYPES = {"diverging": mx.bool_, "n_leapfrog": mx.int32, "tree_depth": mx.int32}
+
+
+class _Graph:
+    """A function of trees of arrays as a recorded graph: ``graph(*trees)`` is the list of arrays of its result."""
+
+    def __init__(self, f: Callable, *trees: Any):
+        arrays, spec = optree.tree_flatten(trees)
+        self.execution = REPLAYED
+
+        def flat(*arrays: mx.array) -> list:
+            out, self._spec = optree.tree_flatten(f(*optree.tree_unflatten(spec, arrays)))
+            return out
+
+        mx.eval(arrays)
+        self._run: Callable = flat
+        try:
+            run = recorded(flat, *arrays)
+            mx.eval(run(*arrays))
+            self._run = run
+        # A primitive that cannot be exported; or a thread whose stream is not the first (MLX 0.32.4 asks for that one).
+        except (ValueError, RuntimeError, OSError) as error:
+            self.execution = f"not replayed: {error}"
+
+    def __call__(self, *trees: Any) -> list[mx.array]:
+        return self._run(*[array for tree in trees for array in optree.tree_leaves(tree)])
+
+    def fill(self, arrays: list[mx.array]) -> Any:
+        return optree.tree_unflatten(self._spec, arrays)
+
+
+def noises(key: Any, n: int, dim: int) -> Iterator[Noise]:
+    """The noise of each step, which does not depend on how the steps are grouped."""
+    keys = random.Keys(key)
+    while True:
+        normals = mx.split(random.normal(keys.next(), (_NOISE * n, dim)), _NOISE)
+        uniforms = mx.split(random.uniform_open(keys.next(), (3 * _NOISE * n, 1)), 3 * _NOISE)
+        mx.eval(normals, uniforms)
+        for i, normal in enumerate(normals):
+            yield Noise(normal, (uniforms[3 * i], uniforms[3 * i + 1], uniforms[3 * i + 2]))
+
+
+def _constrained(density: Any, positions: Any) -> tuple[dict, mx.array]:
+    """The values at each address ``[chains, draws, *event]`` and their log joint density, of unconstrained draws."""
+    chains, draws, dim = positions.shape
+    flat = positions.reshape(-1, dim)
+    parts: list[tuple[dict, mx.array]] = []
+    for start in range(0, len(flat), _UNPACKED):
+        u = mx.array(flat[start : start + _UNPACKED])
+        values, log_joint = density.constrained(u)
+        mx.eval(list(values.values()), log_joint)
+        parts.append((values, log_joint))
+    joined = {a: mx.concatenate([values[a] for values, _ in parts]) for a in parts[0][0]}
+    log_joint = mx.concatenate([part for _, part in parts]).reshape(chains, draws)
+    return {a: v.reshape(chains, draws, *v.shape[1:]) for a, v in joined.items()}, log_joint
+
+
+def checked_fraction(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise ParameterError(f"{name} must lie between 0 and 1, got {value!r}")
+    return value
