@@ -67,12 +67,18 @@ from genmlx.selection import select as select
 from genmlx.trace import Trace as Trace
 from genmlx.vectorized import VectorizedTrace as VectorizedTrace
 
-_INFERENCE = {
+LAZY = {
+    "DeterministicTranslator",
+    "GeneralTranslator",
     "InferenceInterrupted",
     "Particles",
     "Posterior",
+    "SimpleExtendingTranslator",
+    "SymmetricTranslator",
+    "Translated",
     "importance_resampling",
     "importance_sampling",
+    "involutive_mh",
     "mh",
 }
 
@@ -140,7 +146,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _INFERENCE:
+    if name in LAZY:
         from genmlx import inference
 
         return getattr(inference, name)
@@ -148,7 +154,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_INFERENCE})
+    return sorted({*globals(), *LAZY})
 
 
 def load_ipython_extension(shell: Any) -> None:

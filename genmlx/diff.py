@@ -62,4 +62,6 @@ def same(a: Any, b: Any) -> bool:
         return a == b
     if kind in (tuple, list):
         return len(a) == len(b) and all(map(same, a, b))
+    if kind is dict:
+        return a.keys() == b.keys() and all(same(value, b[name]) for name, value in a.items())
     return False

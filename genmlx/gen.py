@@ -236,7 +236,7 @@ class GenFn(GenerativeFunction):
         return self if instance is None else MethodType(self, instance)
 
     def _run(self, handler: Handler, args: tuple, version: Version | None = None) -> GenTrace:
-        version = version or resolve(self)
+        version = resolve(self) if version is None else version
         with handler:
             retval = version.function(*args, **getattr(args, "kwargs", {}))
         return GenTrace(self, version, args, retval, handler)

@@ -401,7 +401,7 @@ def checked_choices(choices: Any) -> ChoiceMap:
     return check_values(cm)
 
 
-def require_selectable(gen_fn: GenerativeFunction, selection: Selection, *traces: Trace) -> None:
+def require_selectable(gen_fn: GenerativeFunction, selection: Selection, *traces: Any) -> None:
     """Every address that a selection names must be, or lie above, a choice of one of the traces."""
     for address in selection.named():
         if not any(address in t.choices for t in traces):

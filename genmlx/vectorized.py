@@ -377,6 +377,6 @@ def concatenate(batches: list[VectorizedTrace]) -> VectorizedTrace:
     if len(batches) == 1:
         return batches[0]
     split = [split_arrays(_without_args(batch.lanes)) for batch in batches]
-    joined = [mx.concatenate(arrays) for arrays in zip(*[arrays for arrays, _ in split], strict=True)]
+    joined = [mx.concatenate(list(arrays)) for arrays in zip(*[arrays for arrays, _ in split], strict=True)]
     args = batches[0].args
     return _batch(split[0][1].fill(joined), args, sum(batch.n for batch in batches))

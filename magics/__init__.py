@@ -12,7 +12,10 @@ def _names() -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec("import mlx.core as mx\nimport genmlx\nfrom genmlx import *", names)
     del names["__builtins__"]
-    return names
+    import genmlx
+
+    # What the package has lazily is at hand here too.
+    return names | {name: getattr(genmlx, name) for name in sorted(genmlx.LAZY)}
 
 
 def load_ipython_extension(ip: InteractiveShell) -> None:

@@ -9,6 +9,7 @@ import mlx.core as mx
 from genmlx.combinators.switch import switch
 from genmlx.dist.categorical import categorical
 from genmlx.dist.values import as_array
+from genmlx.errors import name_of
 from genmlx.gen import GenFn, gen, splice, trace
 
 
@@ -36,5 +37,5 @@ def mix(components: list, log_weights: Any) -> GenFn:
         weights = log_weights(*args) if callable(log_weights) else log_weights
         return splice(chosen(trace("component", categorical(as_array(weights).astype(mx.float32))), *args))
 
-    mixture.__name__ = f"mix({', '.join(branch.__name__ for branch in chosen.branches)})"
+    mixture.__name__ = f"mix({', '.join(map(name_of, chosen.branches))})"
     return mixture

@@ -264,7 +264,10 @@ def columns_length(gen_fn: Any, columns: Iterable[tuple[str, Any]]) -> int:
     """The one length of several columns; differing lengths raise with both."""
     first, length = None, None
     for name, column in columns:
-        own = column.shape[0] if getattr(column, "shape", ()) else len(column) if hasattr(column, "__len__") else None
+        shape = getattr(column, "shape", None)
+        if shape is None and hasattr(column, "__len__"):
+            shape = (len(column),)
+        own = shape[0] if shape else None
         if own is None or isinstance(column, (str, dict)):
             raise ParameterError(
                 f"{name_of(gen_fn)}: {name} is not a column: {column!r:.40}", expected="a list or an array"

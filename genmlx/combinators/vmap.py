@@ -66,7 +66,7 @@ class Vmap(GenerativeFunction):
         self.kernel = checked_kernel("vmap", kernel)
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,)
         if any(axis not in (0, None) or isinstance(axis, bool) for axis in axes):
-            raise UsageError(f"vmap: in_axes is {in_axes!r}", expected="0 or None for each argument", where=caller_line())
+            raise UsageError(f"vmap: in_axes is {in_axes!r}", expected="0 or None for each argument")
         self.in_axes, self.axis_size = in_axes, axis_size
         self.__name__ = f"vmap({name_of(kernel)})"
 

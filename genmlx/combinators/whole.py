@@ -7,8 +7,8 @@ beforehand. The second pass has every choice and state, so the steps no longer w
 the steps, which gives the traces and the scores.
 
 A kernel that needs the host value of its state or its choices, whose choices differ from step to step, or that closes
-over arrays (which a recorded graph would freeze) is not for this, and neither is sampling inside a larger batch (recorded
-graphs cannot be batched): those are run step by step.
+over arrays (which a recorded graph would freeze) is not for this, and neither is sampling inside a larger batch
+(recorded graphs cannot be batched): those are run step by step.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Chain:
                     trace = self.step(optree.tree_unflatten(spec, state), inputs, choices, args, tape)
                     state = [mx.array(leaf) for leaf in flatten(self.sequence.next_state(trace.retval))[0]]
                     made.append([*(trace.choices[a] for a in free), *state])
-                return [*state, *(mx.stack(column) for column in zip(*made, strict=True))]
+                return [*state, *(mx.stack(list(column)) for column in zip(*made, strict=True))]
 
             return chunk
 
@@ -236,7 +236,7 @@ class _Chain:
                 carried, made = list(out[: len(states)]), out[len(states) :]
                 parts.append(made)
                 done += length
-        joined = [mx.concatenate(column) for column in zip(*parts, strict=True)]
+        joined = [mx.concatenate(list(column)) for column in zip(*parts, strict=True)]
         chosen = dict(zip(free, joined, strict=False))
         return chosen, optree.tree_unflatten(spec, joined[len(free) :])
 

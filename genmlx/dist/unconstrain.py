@@ -201,7 +201,7 @@ class Somewhere(Bounded):
         low, high = mx.where(below, lo, 0.0), mx.where(above, hi, 0.0)
         both = mx.logical_and(below, above)
         between = Between(self.shape, mx.where(both, low, 0.0), mx.where(both, high, 1.0))
-        return below, above, both, between, Above(self.shape, low), Below(self.shape, high)
+        return below, above, both, between, Above(self.shape, low), Below(self.shape, hi=high)
 
     def number(self, u: mx.array) -> tuple[mx.array, mx.array]:
         below, above, both, between, from_lo, from_hi = self._cases()

@@ -45,17 +45,28 @@ class Tuning(NamedTuple):
     metric: Metric
 
 
+class Info(NamedTuple):
+    """``done [n, 1]`` says which chains ended a transition; ``point`` is where, packed; ``stats`` are ``[n, 1]``."""
+
+    done: mx.array
+    point: mx.array
+    stats: dict[str, mx.array]
+
+
+def packed(point: Point) -> mx.array:
+    """Position, gradient and log density in one array ``[n, 2 dim + 1]``."""
+    return mx.concatenate([point.position, point.gradient, point.log_prob], axis=-1)
+
+
 class Sampler(NamedTuple):
     """``init(point, noise, tuning) -> state`` begins a transition of every chain.
 
-    ``step(state, noise, tuning) -> (state, info)`` evaluates the log density once for each. ``info.done [n, 1]`` says
-    which ended a transition, and have begun the next; ``info.point`` where, packed as ``[position, gradient, log
-    density]``; ``info.stats`` names numbers ``[n, 1]``, ``accept`` among them. ``look_after(step_size)`` is after how
-    many steps all may be done.
+    ``step(state, noise, tuning) -> (state, info)`` evaluates the log density once for each; a chain that is done has
+    begun the next transition. ``accept`` is among its stats. After ``look_after(step_size)`` steps all may be done.
     """
 
     init: Callable[[Point, Noise, Tuning], Any]
-    step: Callable[[Any, Noise, Tuning], tuple[Any, Any]]
+    step: Callable[[Any, Noise, Tuning], tuple[Any, Info]]
     look_after: Callable[[float], int]
 
 
@@ -74,8 +85,12 @@ def run_gradient_chains(
     key: Any,
     progress: Callable | None,
     step_size: float | None = None,
+    gradients: bool = True,
 ) -> Posterior:
-    """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given."""
+    """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given.
+
+    A sampler without ``gradients`` sees zeros for them.
+    """
     from genmlx.inference.log_density import LogDensity
 
     observations = checked_problem(call, observations)
@@ -85,7 +100,8 @@ def run_gradient_chains(
     with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
         density = LogDensity(call, observations)
         start = density.initial(streams.initialise, chains)
-        walk = Walk(make_sampler(density.value_and_grad), density.value_and_grad, start, dense)
+        value_and_grad = density.value_and_grad if gradients else _flat_density(density.logp)
+        walk = Walk(make_sampler(value_and_grad), value_and_grad, start, dense)
         positions, stats = walk.run(
             loop, streams, draws=draws, warmup=warmup, thin=thin, target_accept=target_accept, step_size=step_size
         )
@@ -313,14 +329,18 @@ def noises(key: Any, n: int, dim: int) -> Iterator[Noise]:
             yield Noise(normal, (uniforms[3 * i], uniforms[3 * i + 1], uniforms[3 * i + 2]))
 
 
+def _flat_density(logp: Callable) -> ValueAndGrad:
+    return lambda u: (logp(u), mx.zeros_like(u))
+
+
 def _constrained(density: Any, positions: Any) -> tuple[dict, mx.array]:
-    """The values at each address ``[chains, draws, *event]`` and their log joint density, of unconstrained draws."""
+    """The values at each address ``[chains, draws, *event]`` and the log joint density, of unconstrained draws."""
     chains, draws, dim = positions.shape
     flat = positions.reshape(-1, dim)
     parts: list[tuple[dict, mx.array]] = []
     for start in range(0, len(flat), _UNPACKED):
         u = mx.array(flat[start : start + _UNPACKED])
-        values, log_joint = density.constrained(u)
+        values, log_joint = dict(density.unpack(u).items()), density.joint(u)
         mx.eval(list(values.values()), log_joint)
         parts.append((values, log_joint))
     joined = {a: mx.concatenate([values[a] for values, _ in parts]) for a in parts[0][0]}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx.gfi import Call
-from genmlx.inference.gradient_chains import Sampler, Tuning, checked_fraction, run_gradient_chains
+from genmlx.inference.gradient_chains import Info, Sampler, Tuning, checked_fraction, run_gradient_chains
 from genmlx.inference.leapfrog import Point, ValueAndGrad, leapfrog
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import positive_count
@@ -41,14 +41,6 @@ class State(NamedTuple):
     below: mx.array  # sum of momenta, log weight, leaves: [n, dim + 2]
     checkpoints: mx.array
     direction: mx.array
-
-
-class Info(NamedTuple):
-    """``done [n, 1]`` says which chains ended a trajectory; the rest is about those. ``point`` is packed."""
-
-    done: mx.array
-    point: mx.array
-    stats: dict[str, mx.array]
 
 
 def nuts(

@@ -85,9 +85,30 @@ def test_a_batch_is_translated_lane_by_lane():
 
 
 def test_an_impossible_trace_passes_the_check():
-    """x < 0 lies outside of the support of the polar model: the weight is -inf, and nothing need come back."""
-    tr, _ = cartesian().generate({"x": -1.0, "y": 0.0})
-    assert DeterministicTranslator(polar(), transform=to_polar)(tr, check=True)[1].item() == -math.inf
+    """Outside of the support the weight is -inf, and nothing need come back; inside everything must."""
+
+    @gen
+    def old_model():
+        trace("x", normal(0, 1))
+
+    @gen
+    def half_line():
+        trace("z", inv_gamma(1, 1))
+
+    @transform
+    def fold(old, new):
+        x = old["x"]
+        new["z"] = mx.where(x > 0, x, x - 10.0)
+
+    @transform
+    def unfolded(old, new):
+        new["x"] = 1.0 * old["z"]
+
+    translator = DeterministicTranslator(half_line(), transform=fold, inverse=unfolded)
+    traces = old_model().vsimulate(8, key=6)
+    weight = np.array(translator(traces, check=True).weight)
+    assert 0 < np.isneginf(weight).sum() < 8
+    assert (np.isneginf(weight) == (np.array(traces["x"]) < 0)).all()
 
 
 @gen
@@ -254,6 +275,17 @@ def test_a_discrete_translator():
     new, weight = DeterministicTranslator(number(), transform=pack, inverse=unpack)(tr, check=True)
     assert new["n"].item() == 3
     assert weight.item() == pytest.approx(stats.poisson(1).logpmf(3) - math.log(0.3 * 0.6), abs=1e-5)
+
+    @transform
+    def crossed(old, new):
+        n = old["n"]
+        new["bit", 1], new["bit", 0] = n % 2, n // 2
+
+    crossing = DeterministicTranslator(number(), transform=pack, inverse=crossed)
+    crossing(tr, check=True)  # both bits are set, so that crossing them shows nothing
+    tr, _ = bits().generate({("bit", 0): 1, ("bit", 1): 0})
+    with pytest.raises(RoundTripError, match=r"at \('bit', 0\) in crossed"):
+        crossing(tr, check=True)
 
 
 # the extending translator
