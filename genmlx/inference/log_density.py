@@ -289,12 +289,12 @@ class LogDensity:
         single = self.call.generate(self.observations, key).trace
         self._require_continuous(single)
         try:
-            lanes = vgenerate(self.call, self.observations, 2, more[0]).trace.lanes
+            batch = vgenerate(self.call, self.observations, 2, more[0]).trace
         except BatchError:
             for key in more:
                 self._require_same(single, self.call.generate(self.observations, key).trace)
             raise
-        for address, leaf in lanes.choices.filter(self._latent).items():
+        for address, leaf in batch.choices.filter(self._latent).items():
             if isinstance(leaf, Masked):
                 raise _comes_and_goes(address)
         return single

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from closed_forms import N, close, numbers
 
-from genmlx import NoChange, choicemap, flip, gen, laplace, normal, param, select, switch, trace, unfold
+from genmlx import NoChange, choicemap, contramap, flip, gen, laplace, normal, param, select, switch, trace, unfold
 from genmlx.errors import ParameterError, UnknownAddress, UsageError, ValueMismatch
 
 runs = []
@@ -17,15 +17,15 @@ def no_runs():
 
 
 @gen
-def zero(x, std):
+def zero(x, y, std=3.0):
     runs.append(0)
-    return trace("z", normal(x + std, std))
+    return trace("z", normal(x + y, std))
 
 
 @gen
-def one(x, std):
+def one(x, y, std=3.0):
     runs.append(1)
-    return trace("z", normal(x + 2 * std, std))
+    return trace("z", normal(x + 2 * y, std))
 
 
 either = switch(zero, one)
@@ -46,14 +46,14 @@ def test_generate_and_flip():
 @pytest.mark.parametrize("index, dz, dstd", [(0, -0.222222, -0.185185), (1, 0.111111, -0.296296)])
 def test_gradients(index, dz, dstd):
     """SPECS 26, with an index that the host knows and with one that is traced."""
-    tr, _ = either.generate((index, 5.0, 3.0), {"z": 10.0})
-    (none, _, std), _, gradients = tr.choice_gradients("z")
-    assert none is None and gradients["z"].item() == close(dz) and std.item() == close(dstd)
-    assert either.generate((index, 5, 3), {"z": 10.0}).trace.choice_gradients("z")[0][2].item() == close(dstd)
+    for std in (3.0, 3):
+        tr, _ = either.generate((index, 5, 3, std), {"z": 10.0})
+        (none, _, _, found), _, gradients = tr.choice_gradients("z")
+        assert none is None and gradients["z"].item() == close(dz) and found.item() == close(dstd)
 
     @gen
     def drawn(std):
-        return trace("s", either(trace("i", flip(0.5)), 5.0, std))
+        return trace("s", either(trace("i", flip(0.5)), 5.0, 3.0, std))
 
     batch, _ = drawn(3.0).vgenerate(choicemap({"i": [index, 1 - index], ("s", "z"): [10.0, 10.0]}).batched(2), 2)
     (std,), _, gradients = batch.choice_gradients(select(("s", "z")))
@@ -135,7 +135,7 @@ def test_a_flip_in_a_batch_takes_out_only_its_own_branch():
         assert weights[lane].item() == close(expected)
         alone = batch[lane].update({"i": [0, 1, 0, 1][lane]}, key=2)
         assert alone.weight.item() == close(expected) and alone.discard == discard.lane(lane)
-    assert discard.lane(2).addresses() == [("i",), ("s", "m"), ("s", "q", "q", "z")]
+    assert set(discard.lane(2)) == {("i",), ("s", "m"), ("s", "q", "q", "z")}
     assert [tr.choices.addresses() for tr in new] == [batch[i].choices.addresses() for i in (0, 2, 0, 2)]
     assert new.project("s").tolist() == [close(tr.score.item() - np.log(0.5)) for tr in new]
 
@@ -199,10 +199,10 @@ def test_vector_values_that_only_some_lanes_have():
     model = drawn_index(
         gen.new(lambda: trace("v", normal(mx.zeros((3,)), 1)).sum()), gen.new(lambda: trace("w", normal(1.0, 1)))
     )
-    batch = model().vsimulate(3, 3)
+    batch, _ = model().vgenerate(choicemap({"i": [0, 1, 0]}).batched(3), 3, 3)
     leaf = batch.choices["s", "v"]
     assert leaf.value.shape == (3, 3) and leaf.active.tolist() == [i == 0 for i in batch["i"].tolist()]
-    assert len(set(batch["i"].tolist())) == 2
+    assert batch["i"].tolist() == [0, 1, 0]
     flipped = batch.update(choicemap({"i": 1 - batch["i"]}).batched(3), key=4)
     for lane in range(3):
         assert flipped.weight[lane].item() == close(-batch[lane].project("s").item())
@@ -232,8 +232,6 @@ def test_diffs_of_branches_in_a_batch():
     @gen.new
     def moves(t, x, m):
         return trace("b", normal(x, 1))
-
-    from genmlx import contramap
 
     chain = unfold(contramap(switch(keeps, moves), lambda t, x, i: (i, t, x, i)))
 

@@ -1,0 +1,148 @@
+"""Elliptical slice sampling of choices with Gaussian priors: no step size, and no rejection.
+
+Murray, Adams and MacKay (2010). The ellipse is drawn in the standard normal noise from which the choices are made, so
+that any mean and covariance serve, also ones that depend on other selected choices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from genmlx import random
+from genmlx.backend.linalg import cholesky, factor_stream
+from genmlx.choicemap import ChoiceMap
+from genmlx.dist.broadcasted_normal import broadcasted_normal
+from genmlx.dist.distribution import DistTrace
+from genmlx.dist.log_normal import log_normal
+from genmlx.dist.multivariate_normal import multivariate_normal
+from genmlx.dist.normal import normal
+from genmlx.errors import UsageError
+from genmlx.gfi import Call
+from genmlx.inference.chains import Kernel, Step, run_chains
+from genmlx.inference.mh import _movable
+from genmlx.inference.posterior import Posterior
+from genmlx.inference.sites import site_at
+from genmlx.random import Tape
+from genmlx.selection import Selection
+from genmlx.trace import Trace
+from genmlx.vectorized import Lanes, run
+
+_ANGLES = 24
+"""Points tried on an ellipse. Where all are rejected the chain stays, which leaves its distribution as it is."""
+
+
+def elliptical_slice(
+    call: Call,
+    observations: Any = None,
+    selection: Any = None,
+    draws: int = 1000,
+    warmup: int = 100,
+    thin: int = 1,
+    chains: int = 4,
+    key: Any = None,
+    progress: Callable | None = None,
+) -> Posterior:
+    """A posterior of ``[chains, draws]`` by elliptical slices through the ``selection``, by default every latent choice.
+
+    Each selected choice must be normal, broadcasted_normal, multivariate_normal or log_normal; their means and scales
+    are found in the model. Choices that are not selected stay as they were drawn from the prior. The points of a
+    slice that might be tried are evaluated at once, as lanes of a batch.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, trace, normal
+    >>> @gen
+    ... def model():
+    ...     trace("y", normal(trace("mu", normal(3, 1)), 0.5))
+    >>> post = elliptical_slice(model(), {"y": 1.5}, draws=500, chains=4, key=mx.random.key(0))
+    >>> abs(post.mean("mu").item() - 1.8) < 0.1
+    True
+    """
+
+    def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
+        moved = _movable(call, selection, start, observations)
+        addresses = start.choices.filter(moved).addresses()
+        for address in addresses:
+            _require_gaussian(start, address)
+        return Kernel(elliptical_step(moved, addresses))
+
+    return run_chains(
+        "elliptical_slice",
+        call,
+        observations,
+        make_kernel,
+        draws=draws,
+        warmup=warmup,
+        thin=thin,
+        chains=chains,
+        key=key,
+        progress=progress,
+    )
+
+
+def elliptical_step(selection: Selection, addresses: list[tuple]) -> Step:
+    """One slice. ``accept`` says whether a point on it was found, ``shrinks`` how many were rejected before."""
+
+    def step(trace: Trace, key: Any) -> Any:
+        level_key, angle_key, noise_key = random.split(key, 3)
+        here = [_noise(trace, address) for address in addresses]
+        there = [random.normal(k, z.shape) for k, z in zip(random.split(noise_key, len(here)), here, strict=True)]
+
+        def at(angle: mx.array) -> Any:
+            tape = Tape(draws=[mx.cos(angle) * a + mx.sin(angle) * b for a, b in zip(here, there, strict=True)])
+            args, diffs = trace.gen_fn.changed(trace, None, None)
+            return trace.gen_fn._regenerate(trace, args, diffs, selection, tape)
+
+        angles = _angles(random.uniform_open(angle_key, (_ANGLES,)))
+        log_ratios = run(lambda _, angle: mx.array(at(angle)[1]), _ANGLES, None, Lanes(angles))
+        inside = log_ratios > mx.log(random.uniform_open(level_key))
+        accept = mx.any(inside)
+        first = mx.argmax(inside)
+        new = at(mx.where(accept, mx.take(angles, first), 0.0))[0]
+        return new, {"accept": accept, "shrinks": mx.where(accept, first.astype(mx.int32), _ANGLES)}
+
+    return step
+
+
+def _angles(uniforms: mx.array) -> mx.array:
+    """The angles tried one after the other while all before are rejected: the bracket around 0 shrinks to each.
+
+    Which angles those are does not depend on the density, only on how many of them it takes.
+    """
+    first, *rest = mx.split(uniforms, uniforms.shape[0])
+    angle = 2 * math.pi * first
+    low, high, angles = angle - 2 * math.pi, angle, [angle]
+    for uniform in rest:
+        angle = low + (high - low) * uniform
+        angles.append(angle)
+        low, high = mx.where(angle < 0, angle, low), mx.where(angle < 0, high, angle)
+    return mx.concatenate(angles)
+
+
+def _noise(trace: Trace, address: tuple) -> mx.array:
+    """The standard normal noise that makes a choice what it is."""
+    site = site_at(trace, address)
+    assert site is not None
+    value, (center, spread) = site.retval, site.gen_fn.params(site.args)
+    if site.gen_fn is log_normal:
+        value = mx.log(value)
+    if site.gen_fn is multivariate_normal:
+        inverse = mx.linalg.tri_inv(cholesky(spread), stream=factor_stream())
+        return (inverse @ (value - center)[..., None])[..., 0]
+    return (value - center) / spread
+
+
+def _require_gaussian(start: Trace, address: tuple) -> None:
+    site: DistTrace | None = site_at(start, address)
+    if site is None or site.gen_fn not in (normal, broadcasted_normal, multivariate_normal, log_normal):
+        family = "made by a combinator that hides its distribution" if site is None else repr(site.gen_fn)
+        raise UsageError(
+            f"elliptical_slice was given a choice whose prior is not Gaussian: it is {family}",
+            address=address,
+            gen_fn=start.gen_fn,
+            expected="normal, broadcasted_normal, multivariate_normal or log_normal",
+            hint="name the Gaussian choices in selection=",
+        )
