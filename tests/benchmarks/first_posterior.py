@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import mlx.core as mx
+from timing import milliseconds
 
 from genmlx import gen, normal, trace
 from genmlx.inference import importance_sampling
@@ -34,17 +35,6 @@ def line(xs):
     for j, x in enumerate(xs):
         trace(("y", j), normal(slope * x + intercept, 1))
     return slope
-
-
-def milliseconds(f: Callable, repeats: int, best_of: int = 5) -> float:
-    f()
-    times = []
-    for _ in range(best_of):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            f()
-        times.append((time.perf_counter() - start) / repeats)
-    return 1e3 * min(times)
 
 
 KEY = mx.random.key(0)

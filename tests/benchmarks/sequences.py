@@ -5,10 +5,8 @@ Run: python tests/benchmarks/sequences.py. Every figure comes from one run on on
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import mlx.core as mx
+from timing import milliseconds
 
 from genmlx import VectorDiff, choicemap, gen, map_over, normal, trace, unfold
 from genmlx.combinators import whole
@@ -24,17 +22,6 @@ def step(t, x, scale):
     x = trace("x", normal(x, scale))
     trace("y", normal(x, 0.5))
     return x
-
-
-def milliseconds(f: Callable, repeats: int = 3, best_of: int = 5) -> float:
-    f()
-    times = []
-    for _ in range(best_of):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            f()
-        times.append((time.perf_counter() - start) / repeats)
-    return 1e3 * min(times)
 
 
 def updated(result) -> None:
