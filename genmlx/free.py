@@ -1,4 +1,4 @@
-"""Choices given by unconstrained coordinates, or asked for them: leaves of a choice map that a distribution understands.
+"""Choices given by unconstrained coordinates, or asked for them: leaves that a distribution understands.
 
 ``generate`` with a ``Free`` at every latent address is a log density on R^n: each distribution maps its own share of
 the coordinates into its support, whose bounds are those of the run, and adds the log Jacobian to the weight. So it
@@ -53,5 +53,12 @@ class Fixed(_Leaf):
     __slots__ = ()
 
 
-register_slots(Free, ("array",))
-register_slots(Fixed, ("array",))
+class Pointwise(Fixed):
+    """The value of a choice, of which the trace's choices then hold the log density in its place: that of each element
+    of an array of independent ones, unsummed."""
+
+    __slots__ = ()
+
+
+for _kind in (Free, Fixed, Pointwise):
+    register_slots(_kind, ("array",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 from weakref import WeakValueDictionary
@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import mlx.core as mx
 
 from genmlx import handlers
+from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap
 from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.digest import digest
@@ -38,9 +39,10 @@ def splice(call: Call) -> Any:
     if not isinstance(call.gen_fn, GenFn):
         return handler.splice(call)
     owner, handler.owner = handler.owner, call.gen_fn
+    handler.inlined[call.gen_fn] = version = resolve(call.gen_fn)
     try:
         args = call.args
-        return resolve(call.gen_fn).function(*args, **getattr(args, "kwargs", {}))
+        return version.function(*args, **getattr(args, "kwargs", {}))
     finally:
         handler.owner = owner
 
@@ -131,7 +133,7 @@ class Version:
 class GenTrace(Trace):
     """A run of a ``@gen`` function: the traces of its sites by address, and the parameters that it read."""
 
-    __slots__ = ("subtraces", "params", "made_by", "_choices")
+    __slots__ = ("subtraces", "params", "made_by", "inlined")
     data = ("args", "retval", "score", "subtraces", "params")
 
     def __init__(self, gen_fn: GenFn, made_by: Version, args: tuple, retval: Any, handler: Handler):
@@ -144,15 +146,20 @@ class GenTrace(Trace):
             subtraces=subtraces,
             params=handler.params,
             made_by=made_by,
-            _choices=None,
+            inlined=handler.inlined,
         )
 
-    @property
-    def choices(self) -> ChoiceMap:
-        if self._choices is None:
-            found = handlers.gather((address, sub.choices) for address, sub in self.subtraces.items())
-            object.__setattr__(self, "_choices", found)
-        return self._choices
+    def gathered(self) -> ChoiceMap:
+        return handlers.gather((address, sub.choices) for address, sub in self.subtraces.items())
+
+    def children(self) -> Iterable[Trace]:
+        return self.subtraces.values()
+
+    def reads(self) -> dict:
+        return {**self.params, **super().reads()}
+
+    def runs(self) -> dict:
+        return {self.gen_fn: self.made_by, **self.inlined, **super().runs()}
 
     @property
     def version(self) -> Version:
@@ -160,18 +167,11 @@ class GenTrace(Trace):
 
     def __getitem__(self, address: Any) -> Any:
         """The value of a choice; the return value of a call; the sub-map under a prefix."""
-        parts = handlers.normalise(address)
+        parts = normalise(address)
         for i in range(len(parts), 0, -1):
             if (sub := self.subtraces.get(parts[:i])) is not None:
                 return sub.retval if i == len(parts) else sub[parts[i:]]
         return self.choices[parts]
-
-    def reads(self) -> dict:
-        """Every parameter read in this run, here and below: ``{(model, name): value}``."""
-        found = dict(self.params)
-        for sub in self.subtraces.values():
-            found.update(sub.reads())
-        return found
 
 
 class GenFn(GenerativeFunction):

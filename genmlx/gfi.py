@@ -26,6 +26,7 @@ from genmlx.errors import (
     nearest,
     one_of,
 )
+from genmlx.masked import anywhere
 from genmlx.pytree import copied, register_slots
 from genmlx.random import as_key
 from genmlx.selection import Selection, as_selection
@@ -287,7 +288,9 @@ class GenerativeFunction:
         return args, diffs
 
     def require_visited(self, trace: Trace, constraints: ChoiceMap) -> None:
-        if not constraints.is_empty and (unknown := self.unvisited(trace, constraints)):
+        if constraints.is_empty:
+            return
+        if unknown := [a for a in self.unvisited(trace, constraints) if anywhere(constraints.sub(a).value)]:
             raise unknown_address(unknown[0], self, trace.choices.addresses(), "constraint")
 
 

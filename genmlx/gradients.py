@@ -9,6 +9,7 @@ from typing import Any, cast
 import mlx.core as mx
 import optree
 
+from genmlx.backend.mapping import vmap_list
 from genmlx.choicemap import ChoiceMap, from_items
 from genmlx.errors import BatchError, GenError, UsageError, ValueMismatch, user_line
 from genmlx.masked import active_of, masked, value_of
@@ -93,7 +94,7 @@ def differentiate(f: Callable[[list], mx.array], values: list) -> list:
     under ``mx.grad`` alone that value would become a constant without a word.
     """
     with host_value_errors("differentiated"):
-        grads = mx.vmap(lambda *lane: mx.grad(f)(list(lane)))(*[v[None] for v in values])
+        grads = vmap_list(lambda *lane: mx.grad(f)(list(lane)), *[v[None] for v in values])
     return [g[0] for g in grads]
 
 

@@ -41,6 +41,7 @@ class Handler:
         self.owner, self.constraints = owner, constraints
         self.subtraces: OrderedDict[tuple, Trace] = OrderedDict()
         self.params: OrderedDict[tuple, Any] = OrderedDict()
+        self.inlined: dict[Any, Any] = {}
         self.weights: list = []
         self.keys = Keys(key)
         self._lines: dict[tuple, Any] = {}

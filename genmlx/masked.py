@@ -74,6 +74,13 @@ def settled(leaf: Any) -> Any:
     return leaf.value if active else None
 
 
+def anywhere(leaf: Any) -> bool:
+    """Whether a leaf is there for any lane; a masked one that nobody can look at yet may be."""
+    if not isinstance(leaf, Masked):
+        return True
+    return host_value(mx.any(leaf.active)) is not False
+
+
 def host_value(x: Any) -> Any:
     """The Python value of a number or of a scalar array; None while it is traced, or differs between lanes."""
     if not isinstance(x, mx.array):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from genmlx.choicemap import ChoiceMap
@@ -15,7 +16,7 @@ class Trace:
     A subclass names in ``data`` the slots that hold values, which can be batched; its other slots are fixed.
     """
 
-    __slots__ = ("gen_fn", "args", "retval", "score", "pins")
+    __slots__ = ("gen_fn", "args", "retval", "score", "pins", "_choices")
 
     data: tuple[str, ...] = ("args", "retval", "score")
     gen_fn: Any
@@ -23,11 +24,13 @@ class Trace:
     retval: Any
     score: Any
     pins: dict
+    _choices: ChoiceMap | None
 
     def __init__(self, **slots: Any):
         """Set every slot; a structural trace is pinned to the versions of the run that makes it."""
         put = object.__setattr__
         put(self, "pins", current_pins())
+        put(self, "_choices", None)
         for name, value in slots.items():
             put(self, name, value)
 
@@ -49,7 +52,27 @@ class Trace:
     @property
     def choices(self) -> ChoiceMap:
         """The choices of this run, by address."""
+        if self._choices is None:
+            object.__setattr__(self, "_choices", self.gathered())
+        return self._choices  # type: ignore[return-value]
+
+    # what a kind of trace says of itself
+
+    def gathered(self) -> ChoiceMap:
+        """The choices, put together from what the trace holds."""
         raise NotImplementedError
+
+    def children(self) -> Iterable[Trace]:
+        """The traces that this one is made of."""
+        return ()
+
+    def reads(self) -> dict:
+        """Every parameter read in this run: ``{(model, name): value}``."""
+        return {name: value for child in self.children() for name, value in child.reads().items()}
+
+    def runs(self) -> dict:
+        """Every model that ran, here and below, with its version."""
+        return {handle: version for child in self.children() for handle, version in child.runs().items()}
 
     @property
     def version(self) -> Any:
@@ -59,11 +82,7 @@ class Trace:
     @property
     def stale(self) -> bool:
         """Whether this model, or one that it runs, has been redefined since."""
-        return any(handle.version is not version for handle, version in self.pins.items())
-
-    def reads(self) -> dict:
-        """Every parameter read in this run: ``{(model, name): value}``."""
-        return {}
+        return any(handle.version is not version for handle, version in self.runs().items())
 
     def __getitem__(self, address: Any) -> Any:
         return self.choices[address]

@@ -1,22 +1,43 @@
 """Dense linear algebra for positive definite matrices, batched over leading axes, with gradients that export.
 
-MLX has no gradients of cholesky, inv or solve. Here a factor or an inverse is computed from a stopped input and one
-to three fixed-point steps in the input itself follow: the steps change the value by rounding error only, and each
-makes one more order of derivative exact. What is second order in the step's error (a quadratic form, an inverse)
-gains two orders per step.
+All of it is done in float64 on the CPU, where MLX has the factorizations, and rounded to float32 once, at the end:
+float32 would lose the digits of the condition number. Float64 in gives float64 out.
+
+MLX has no gradients of cholesky, inv or solve. Here a matrix S is its stopped self S0, whose factor is a constant, and
+E = S - S0, which is zero but has derivatives: series in E make derivatives exact to third order.
 
 MLX never reports a matrix that is not positive definite: it returns a factor with a pivot that is not positive, or
 nan. Such input gives nan matrices and -inf log-densities here.
 """
 
+from __future__ import annotations
+
 import math
+from typing import NamedTuple
 
 import mlx.core as mx
 
+from genmlx.backend.double import (
+    Double,
+    all_of,
+    both,
+    constant,
+    double,
+    identity,
+    largest,
+    log,
+    lower_factor,
+    lower_inverse,
+    lower_triangle,
+    magnitude,
+    multigammaln,
+    result_type,
+    where,
+)
 from genmlx.backend.special import HALF_LOG_2PI
 
 _TOLERANCE = 1e-4
-"""|A - L L^T| allowed, in both triangles, relative to the largest diagonal entry: rounding stays below it."""
+"""|S - L L^T| allowed, relative to the largest diagonal entry: the asymmetry of a matrix rounded to float32."""
 
 
 def factor_stream() -> mx.DeviceType | None:
@@ -24,123 +45,153 @@ def factor_stream() -> mx.DeviceType | None:
     return mx.cpu if mx.default_device().type == mx.gpu else None
 
 
-def _transpose(a: mx.array) -> mx.array:
-    return mx.swapaxes(a, -1, -2)
+class _Expansion(NamedTuple):
+    """S0 by its factors, and E. Where S is not positive definite, S0 is the identity and E has no derivatives."""
+
+    valid: mx.array
+    factor: Double
+    inverse_factor: Double
+    e: Double
+
+    @property
+    def inverse(self) -> Double:
+        return self.inverse_factor.transposed @ self.inverse_factor
+
+    @property
+    def whitened(self) -> Double:
+        """L^-1 E L^-T with the factor L of S0."""
+        return self.inverse_factor @ self.e @ self.inverse_factor.transposed
+
+    def fill(self, matrix: Double) -> Double:
+        return where(self.valid, matrix, math.nan, axes=2)
 
 
-def _diagonal(a: mx.array) -> mx.array:
-    return mx.diagonal(a, axis1=-2, axis2=-1)
+def _expand(a: Double) -> _Expansion:
+    s = 0.5 * (a + a.transposed)
+    s0 = constant(s)
+    factor = lower_factor(s0)
+    misfit = largest(magnitude(factor @ factor.transposed - constant(a)), 2)
+    # LAPACK leaves the first pivot that is not positive in place; every comparison with nan is false
+    valid = both(all_of(factor.diagonal > 0, 1), misfit <= _TOLERANCE * largest(s0.diagonal, 1))
+    factor = where(valid, factor, identity(s.shape[-1]), axes=2)
+    return _Expansion(valid, factor, lower_inverse(factor), where(valid, s - s0, 0.0, axes=2))
 
 
-def _lower_half(a: mx.array) -> mx.array:
+def _lower_half(a: Double) -> Double:
     """The lower triangle with half the diagonal: the Y with Y + Y^T = a for symmetric a."""
     n = a.shape[-1]
-    return a * (mx.tri(n, k=-1, dtype=a.dtype) + 0.5 * mx.eye(n, dtype=a.dtype))
-
-
-def _constant_factor(a: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Constants: whether `a` is positive definite, its lower factor and that factor's inverse.
-
-    Where it is not, both factors are the identity, so that nothing computed from them is nan.
-    """
-    a = mx.stop_gradient(a)
-    factor = mx.tril(mx.linalg.cholesky(a, stream=factor_stream()))
-    scale = mx.max(mx.abs(_diagonal(a)), axis=-1)
-    misfit = mx.max(mx.abs(factor @ _transpose(factor) - a), axis=(-2, -1))
-    # LAPACK leaves the first pivot that is not positive in place; every comparison with nan is false
-    valid = mx.logical_and(mx.min(_diagonal(factor), axis=-1) > 0, misfit <= _TOLERANCE * scale)
-    factor = mx.where(valid[..., None, None], factor, mx.eye(a.shape[-1], dtype=a.dtype))
-    inverse = mx.linalg.tri_inv(factor, stream=factor_stream())
-    return valid, mx.stop_gradient(factor), mx.stop_gradient(inverse)
-
-
-def _symmetric(a: mx.array, valid: mx.array) -> mx.array:
-    """The symmetric part of `a`, or the identity where it is not positive definite."""
-    half = 0.5 * (a + _transpose(a))
-    return mx.where(valid[..., None, None], half, mx.eye(a.shape[-1], dtype=a.dtype))
-
-
-def _fill(valid: mx.array, value: mx.array) -> mx.array:
-    return mx.where(valid[..., None, None], value, math.nan)
+    return lower_triangle(a) * (1 - 0.5 * identity(n))
 
 
 def cholesky(a: mx.array) -> mx.array:
     """Lower Cholesky factor of `a`, (..., n, n); derivatives exact to third order, nan where not positive definite.
 
-    Backward error in float32 about 1e-7 of the largest entry. With L the factor of the stopped input and
-    X = L^-1 (a - stop(a)) L^-T, the factor of I + X is I + Y where Y + Y^T + Y Y^T = X.
+    With X = L^-1 E L^-T, the factor of I + X is I + Y where Y + Y^T + Y Y^T = X.
     """
-    valid, factor, inverse = _constant_factor(a)
-    s = _symmetric(a, valid)
-    x = inverse @ (s - mx.stop_gradient(s)) @ _transpose(inverse)
+    s = _expand(double(a))
+    x = s.whitened
     y = _lower_half(x)
     for _ in range(2):
-        y = _lower_half(x - y @ _transpose(y))
-    return _fill(valid, factor + factor @ y)
+        y = _lower_half(x - y @ y.transposed)
+    return s.fill(s.factor + s.factor @ y).cast(result_type(a))
 
 
-def _inverse(s: mx.array, inverse_factor: mx.array, steps: int) -> mx.array:
-    """Newton's iteration for the inverse (Schulz, 1933) from the factor's; each step doubles the exact orders."""
-    c = _transpose(inverse_factor) @ inverse_factor
-    for _ in range(steps):
-        c = c + c @ (mx.eye(s.shape[-1], dtype=s.dtype) - s @ c)
-    return c
+def _inverse(s: _Expansion) -> Double:
+    """The Neumann series (I - G + G^2 - G^3) S0^-1 with G = S0^-1 E."""
+    inverse = s.inverse
+    g = inverse @ s.e
+    total = inverse
+    for _ in range(3):
+        total = inverse - g @ total
+    return s.fill(total)
 
 
 def inverse_pd(a: mx.array) -> mx.array:
     """Inverse of a positive definite `a`, (..., n, n); derivatives exact to third order, nan where it is not."""
-    valid, _, inverse = _constant_factor(a)
-    return _fill(valid, _inverse(_symmetric(a, valid), inverse, 2))
+    return _inverse(_expand(double(a))).cast(result_type(a))
+
+
+def _trace_product(a: Double, b: Double) -> Double:
+    return (a * b.transposed).sum(2)
 
 
 def trace_solve(a: mx.array, b: mx.array) -> mx.array:
     """tr(a^-1 b) over the last two axes for positive definite `a`, differentiable in both."""
-    return mx.sum(inverse_pd(a) * _transpose(b), axis=(-2, -1))
+    return _trace_product(_inverse(_expand(double(a))), double(b)).cast(result_type(a, b))
 
 
 def solve_triangular(lower: mx.array, b: mx.array) -> mx.array:
     """x with L x = b for the lower triangle L of `lower`, (..., n, n), and b of (..., n, k).
 
-    Derivatives are exact to third order; the three steps also refine the solution. nan where L is singular.
+    Derivatives are exact to third order. nan where L is singular.
     """
-    regular = mx.all(_diagonal(lower) != 0, axis=-1)[..., None, None]  # MLX's tri_inv raises, for the whole batch
-    lower = mx.where(regular, mx.tril(lower), mx.eye(lower.shape[-1], dtype=lower.dtype))
-    inverse = mx.stop_gradient(mx.linalg.tri_inv(mx.stop_gradient(lower), stream=factor_stream()))
-    x = inverse @ b
+    triangle = lower_triangle(double(lower))
+    regular = all_of(magnitude(triangle.diagonal) > 0, 1)  # MLX's tri_inv raises, for the whole batch
+    triangle = where(regular, triangle, identity(lower.shape[-1]), axes=2)
+    inverse = lower_inverse(constant(triangle))
+    g = inverse @ (triangle - constant(triangle))
+    start = inverse @ double(b)
+    x = start
     for _ in range(3):
-        x = x + inverse @ (b - lower @ x)
-    return mx.where(regular, x, math.nan)
+        x = start - g @ x
+    return where(regular, x, math.nan, axes=2).cast(result_type(lower, b))
 
 
-def _logdet(s: mx.array, factor: mx.array, inverse_factor: mx.array) -> mx.array:
+def _logdet(s: _Expansion) -> Double:
     """log det from the factor's diagonal, and the series of log det(I + X) for its derivatives."""
-    x = inverse_factor @ (s - mx.stop_gradient(s)) @ _transpose(inverse_factor)
-    x2 = x @ x
-    series = _trace(x) - 0.5 * _trace(x2) + _trace(x2 @ x) / 3
-    return 2 * mx.sum(mx.log(_diagonal(factor)), axis=-1) + series
-
-
-def _trace(a: mx.array) -> mx.array:
-    return mx.sum(_diagonal(a), axis=-1)
+    x = s.whitened
+    return 2 * log(s.factor.diagonal).sum(1) + _trace_product(x, identity(x.shape[-1]) - 0.5 * x + (x @ x) * (1 / 3))
 
 
 def logdet_pd(a: mx.array) -> mx.array:
     """log det of a positive definite `a`, (..., n, n); derivatives exact to third order, nan where it is not."""
-    valid, factor, inverse = _constant_factor(a)
-    return mx.where(valid, _logdet(_symmetric(a, valid), factor, inverse), math.nan)
+    s = _expand(double(a))
+    return where(s.valid, _logdet(s), math.nan).cast(result_type(a))
 
 
-def mvn_log_density(r: mx.array, cov: mx.array) -> mx.array:
-    """log N(r; 0, cov) for r of (..., n) and cov of (..., n, n), whose leading axes broadcast.
+def _log_density(valid: mx.array, value: Double, *inputs: mx.array) -> mx.array:
+    return where(valid, value, -math.inf).cast(result_type(*inputs))
 
-    Third derivatives in both are exact: w approximates cov^-1 r to first order, and 2 w.r - w.cov w is stationary
-    in w. -inf, with zero gradients, where cov is not positive definite. Absolute 1e-5 for well conditioned matrices.
+
+def mvn_log_density(x: mx.array, mean: mx.array, cov: mx.array) -> mx.array:
+    """log N(x; mean, cov) for vectors (..., n) and cov of (..., n, n), whose leading axes broadcast.
+
+    Third derivatives are exact. -inf, with zero gradients, where cov is not positive definite. In the quadratic form
+    r.S^-1 r = r.y - y.E y + t.C t - u.E u, C is S0^-1, y = C r, t = E y and u = C t.
     """
-    valid, factor, inverse = _constant_factor(cov)
-    s = _symmetric(cov, valid)
-    column = r[..., None]
-    start = _transpose(inverse) @ (inverse @ column)
-    w = start + _transpose(inverse) @ (inverse @ (column - s @ start))
-    quadratic = mx.sum(w * (2 * column - s @ w), axis=(-2, -1))
-    value = -0.5 * (quadratic + _logdet(s, factor, inverse)) - r.shape[-1] * HALF_LOG_2PI
-    return mx.where(valid, value, -math.inf)
+    s = _expand(double(cov))
+    r = (double(x) - double(mean)).new_axis(-2)  # rows, so that one matrix and many vectors are one product
+    inverse = s.inverse
+    y = r @ inverse
+    t = y @ s.e
+    u = t @ inverse
+    quadratic = (y * (r - t) + u * (t - u @ s.e)).sum(2)
+    value = -0.5 * (quadratic + _logdet(s)) - x.shape[-1] * HALF_LOG_2PI
+    return _log_density(s.valid, value, x, mean, cov)
+
+
+def _log_wishart_constant(df: Double, n: int) -> tuple[mx.array, Double]:
+    """Whether df > n - 1, and log of 2^(n df / 2) times the n-variate gamma function of df / 2."""
+    proper = df > n - 1
+    half = 0.5 * where(proper, df, float(n))
+    return proper, (n * math.log(2)) * half + multigammaln(half, n)
+
+
+def wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
+    """The log density at x of Wishart(df, scale), matrices (..., n, n); derivatives and edges as for the normal."""
+    n, d = scale.shape[-1], double(df)
+    value, center = _expand(double(x)), _expand(double(scale))
+    proper, constants = _log_wishart_constant(d, n)
+    trace = _trace_product(_inverse(center), double(x))
+    density = 0.5 * ((d - (n + 1)) * _logdet(value) - d * _logdet(center) - trace) - constants
+    return _log_density(both(proper, both(value.valid, center.valid)), density, x, df, scale)
+
+
+def inv_wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
+    """The log density at x of the inverse of a Wishart(df, scale^-1) matrix; derivatives and edges as for it."""
+    n, d = scale.shape[-1], double(df)
+    value, center = _expand(double(x)), _expand(double(scale))
+    proper, constants = _log_wishart_constant(d, n)
+    trace = _trace_product(_inverse(value), double(scale))
+    density = 0.5 * (d * _logdet(center) - (d + (n + 1)) * _logdet(value) - trace) - constants
+    return _log_density(both(proper, both(value.valid, center.valid)), density, x, df, scale)

@@ -25,3 +25,27 @@ def summed(x: mx.array, axes: int | None = None) -> mx.array:
         blocks = mx.sum(row[..., :whole].reshape((*lead, whole // _BLOCK, _BLOCK)), axis=-1)
         row = mx.concatenate([blocks, row[..., whole:]], axis=-1) if whole < n else blocks
     return mx.sum(row, axis=-1)
+
+
+def compensated(x: mx.array) -> mx.array:
+    """The sum over the last axis as if in float64, for terms that cancel; its derivatives are those of the plain sum.
+
+    Rounded to a grid coarse enough for all of them, the terms add up without an error, in any order, and what they
+    lose is small and added on its own (Rump, Ogita and Oishi 2008, 'Accurate floating-point summation').
+
+    >>> compensated(mx.array([1e8, 1.0, -1e8, 0.1])).item()
+    1.100000023841858
+    """
+    plain = mx.sum(x, axis=-1)
+    y = mx.stop_gradient(x)
+    grid = 4 * x.shape[-1] * mx.max(mx.abs(y), axis=-1, keepdims=True)
+    coarse = (y + grid) - grid
+    exact = mx.sum(coarse, axis=-1) + mx.sum(y - coarse, axis=-1)
+    return plain + mx.stop_gradient(mx.where(mx.isfinite(exact), exact - plain, 0.0))
+
+
+def joined(terms: mx.array, last: mx.array) -> mx.array:
+    """``terms`` [..., K] and one more, [...]."""
+    shape = mx.broadcast_shapes(terms.shape[:-1], last.shape)
+    last = mx.broadcast_to(last, shape)[..., None]
+    return mx.concatenate([mx.broadcast_to(terms, (*shape, terms.shape[-1])), last], axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -26,14 +27,13 @@ class MaskTrace(Trace):
     active: Any
     inner: Trace | None
 
-    @property
-    def choices(self) -> ChoiceMap:
+    def gathered(self) -> ChoiceMap:
         """The inner choices; none when inactive; masked where lanes differ."""
         active = known(self.active)
         return EMPTY if self.inner is None or active is False else mask_choices(self.inner.choices, active)
 
-    def reads(self) -> dict:
-        return {} if self.inner is None else self.inner.reads()
+    def children(self) -> Iterable[Trace]:
+        return () if self.inner is None else (self.inner,)
 
 
 class Mask(GenerativeFunction):

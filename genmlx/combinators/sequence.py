@@ -30,20 +30,20 @@ from genmlx.trace import Trace
 class SequenceTrace(Trace):
     """The traces of the steps, and the parameters that they read."""
 
-    __slots__ = ("elements", "params", "_choices")
+    __slots__ = ("elements", "params")
     data = ("args", "retval", "score", "elements", "params")
 
     elements: list[Trace] | Elements
     params: dict
-    _choices: ChoiceMap | None
 
-    @property
-    def choices(self) -> ChoiceMap:
-        if self._choices is None:
-            steps = self.elements
-            each = steps.choices() if isinstance(steps, Elements) else (((t,), e.choices) for t, e in enumerate(steps))
-            object.__setattr__(self, "_choices", from_items(each))
-        return self._choices  # type: ignore[return-value]
+    def gathered(self) -> ChoiceMap:
+        steps = self.elements
+        each = steps.choices() if isinstance(steps, Elements) else (((t,), e.choices) for t, e in enumerate(steps))
+        return from_items(each)
+
+    def children(self) -> Iterable[Trace]:
+        steps = self.elements
+        return (steps.stack, *steps.own.values()) if isinstance(steps, Elements) else steps
 
     def reads(self) -> dict:
         return self.params
@@ -242,7 +242,6 @@ class Sequence(GenerativeFunction):
             score=score,
             elements=elements,
             params=params,
-            _choices=None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -24,26 +25,19 @@ from genmlx.trace import Trace
 class SwitchTrace(Trace):
     """The traces of the branches that ran: the one chosen, or, where the index is traced, all of them."""
 
-    __slots__ = ("index", "branches", "_choices")
+    __slots__ = ("index", "branches")
     data = ("args", "retval", "score", "index", "branches")
 
     index: Any
     branches: dict[int, Trace]
-    _choices: ChoiceMap | None
 
-    @property
-    def choices(self) -> ChoiceMap:
+    def gathered(self) -> ChoiceMap:
         """The chosen branch's. Where lanes differ, every branch's, masked by the lanes that chose it."""
-        if self._choices is None:
-            object.__setattr__(self, "_choices", self._merged())
-        return self._choices  # type: ignore[return-value]
-
-    def _merged(self) -> ChoiceMap:
         chosen = host_value(self.index)
         return merged(self.index, {b: t.choices for b, t in self.branches.items() if chosen is None or b == chosen})
 
-    def reads(self) -> dict:
-        return {name: value for sub in self.branches.values() for name, value in sub.reads().items()}
+    def children(self) -> Iterable[Trace]:
+        return self.branches.values()
 
 
 class Switch(GenerativeFunction):
@@ -159,7 +153,6 @@ class Switch(GenerativeFunction):
             score=self._pick(index, {b: sub.score for b, sub in subs.items()}),
             index=index,
             branches=subs,
-            _choices=None,
         )
 
     def _pick(self, index: Any, values: dict[int, Any]) -> Any:

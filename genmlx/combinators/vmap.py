@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -26,19 +27,18 @@ from genmlx.vectorized import Lanes, run, stacked_choices
 class VmapTrace(Trace):
     """The kernel's trace with the elements on axis 0 of every array, arguments included."""
 
-    __slots__ = ("lanes", "n", "params", "_choices")
+    __slots__ = ("lanes", "n", "params")
     data = ("args", "retval", "score", "lanes", "params")
 
     lanes: Any
     n: int
     params: dict
-    _choices: ChoiceMap | None
 
-    @property
-    def choices(self) -> ChoiceMap:
-        if self._choices is None:
-            object.__setattr__(self, "_choices", stacked_choices(self.lanes, self.n))
-        return self._choices  # type: ignore[return-value]
+    def gathered(self) -> ChoiceMap:
+        return stacked_choices(self.lanes, self.n)
+
+    def children(self) -> Iterable[Trace]:
+        return (self.lanes,)
 
     def reads(self) -> dict:
         return self.params
@@ -223,7 +223,6 @@ class Vmap(GenerativeFunction):
             lanes=lanes,
             n=n,
             params=shared_reads(lanes),
-            _choices=None,
         )
 
 

@@ -3,7 +3,7 @@ and ``recurse``, whose inner function is made from itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from genmlx.choicemap import ChoiceMap
@@ -23,12 +23,11 @@ class WrappedTrace(Trace):
 
     inner: Trace
 
-    @property
-    def choices(self) -> ChoiceMap:
+    def gathered(self) -> ChoiceMap:
         return self.inner.choices
 
-    def reads(self) -> dict:
-        return self.inner.reads()
+    def children(self) -> Iterable[Trace]:
+        return (self.inner,)
 
     def __getitem__(self, address: Any) -> Any:
         return self.inner[address]

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from genmlx.backend.gamma_sampler import log_standard_gamma
 from genmlx.backend.saddle import log_gamma_density
+from genmlx.backend.sums import compensated, joined
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import Support, positive_vector, simplex
 
@@ -44,8 +45,9 @@ class Dirichlet(Distribution):
         # the sum of x hardly matters. It does for the gradient, which is that of sum((alpha - 1) log x).
         total = mx.sum(alpha, axis=-1)
         size = mx.sum(x, axis=-1)
-        value = mx.sum(log_gamma_density(x, alpha, total[..., None]), axis=-1)
-        value = value - log_gamma_density(mx.ones_like(total), total, total) + total * (size - mx.stop_gradient(size))
+        terms = log_gamma_density(x, alpha, total[..., None])
+        rest = log_gamma_density(mx.ones_like(total), total, total) - total * (size - mx.stop_gradient(size))
+        value = compensated(joined(terms, -rest))
         return mx.where(mx.all(alpha > 0, axis=-1), value, math.nan)
 
     def _mean(self, alpha: mx.array) -> mx.array:

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.backend.gamma_sampler import log_standard_gamma
+from genmlx.backend.sums import compensated, joined
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.multinomial import split_counts
 from genmlx.dist.neg_binomial import log_neg_binomial
@@ -42,7 +43,7 @@ class DirichletMultinomial(Distribution):
         # negative binomial counts given their sum, with any probability in common
         total = mx.sum(alpha, axis=-1)
         p = common_probability(n, total)
-        value = mx.sum(log_neg_binomial(x, alpha, p[..., None]), axis=-1) - log_neg_binomial(n, total, p)
+        value = compensated(joined(log_neg_binomial(x, alpha, p[..., None]), -log_neg_binomial(n, total, p)))
         return mx.where(n == mx.floor(n), value, math.nan)
 
     def _mean(self, n: mx.array, alpha: mx.array) -> mx.array:

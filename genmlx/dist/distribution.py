@@ -13,7 +13,7 @@ from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.dist.support import Support
 from genmlx.dist.values import as_parameter, as_site_value, is_host_data, shape_mismatch
 from genmlx.errors import AddressError, MissingChoice, ParameterError, UsageError, caller_line
-from genmlx.free import Fixed, Free
+from genmlx.free import Fixed, Free, Pointwise
 from genmlx.gfi import Call, GenerativeFunction, unchanged
 from genmlx.masked import active_of, mask_choices, value_of, where
 from genmlx.pytree import register_slots
@@ -38,6 +38,23 @@ class DistTrace(Trace):
     @property
     def choices(self) -> ChoiceMap:
         return ChoiceMap(self.retval)
+
+
+class PointwiseTrace(DistTrace):
+    """A given value that shows its log densities, unsummed, as its choice."""
+
+    __slots__ = ("densities",)
+    data = ("args", "retval", "score", "densities")
+
+    densities: mx.array
+
+    def __init__(self, gen_fn: Distribution, args: tuple, value: Any, score: Any, densities: mx.array):
+        super().__init__(gen_fn, args, value, score)
+        object.__setattr__(self, "densities", densities)
+
+    @property
+    def choices(self) -> ChoiceMap:
+        return ChoiceMap(self.densities)
 
 
 _NO_PINS: dict = {}
@@ -248,6 +265,8 @@ class Distribution(GenerativeFunction):
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[DistTrace, Any]:
         if constraints.is_empty:
             return self._simulate(args, key), 0.0
+        if isinstance(constraints.value, Pointwise):
+            return self._pointwise(args, constraints.value)
         if isinstance(constraints.value, (Free, Fixed)):
             from genmlx.dist.unconstrain import place
 
@@ -297,6 +316,15 @@ class Distribution(GenerativeFunction):
         value = as_site_value(value_of(constraints.value), support.discrete)
         self._require_shape(value, params)
         return DistTrace(self, args, value, _sum(self._guarded(value, support, params)))
+
+    def _pointwise(self, args: tuple, leaf: Pointwise) -> tuple[PointwiseTrace, Any]:
+        params = self.params(args)
+        support = self.support_of(*params)
+        value = as_site_value(leaf.array, support.discrete)
+        self._require_shape(value, params)
+        densities = self._guarded(value, support, params)
+        score = _sum(densities)
+        return PointwiseTrace(self, args, value, score, densities), score
 
     def _require_shape(self, value: mx.array, params: tuple) -> None:
         shape = (*self.batch_shape(*params), *self.event_shape(*params))

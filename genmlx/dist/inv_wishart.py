@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from genmlx.backend.linalg import cholesky, solve_triangular
+from genmlx.backend.linalg import cholesky, inv_wishart_log_density, solve_triangular
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import positive, positive_definite
-from genmlx.dist.wishart import bartlett, bounded, check_degrees, from_factor, log_bartlett, log_diagonal
+from genmlx.dist.wishart import bartlett, check_degrees, from_factor
 
 
 class InvWishart(Distribution):
@@ -40,11 +40,7 @@ class InvWishart(Distribution):
         return from_factor(cholesky(scale) @ solve_triangular(b, mx.eye(k)))
 
     def _log_density(self, x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
-        k = scale.shape[-1]
-        factor, root = cholesky(x), cholesky(scale)
-        b = solve_triangular(factor, root)
-        value = log_bartlett(b, df[..., None] - mx.arange(k - 1, -1, -1), mx.arange(k))
-        return bounded(value + (k + 1) * (log_diagonal(root) - 2 * log_diagonal(factor)))
+        return inv_wishart_log_density(x, df, scale)
 
     def _mean(self, df: mx.array, scale: mx.array) -> mx.array:
         excess = df - scale.shape[-1] - 1

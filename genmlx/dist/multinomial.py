@@ -10,6 +10,7 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.backend import count_samplers
 from genmlx.backend.saddle import log_poisson_raw
+from genmlx.backend.sums import compensated, joined
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import Counts, Support, natural, nonnegative
 
@@ -55,7 +56,7 @@ class Multinomial(Distribution):
         missing = (_product_error(n[..., None], probs, product) - _product_error(mean, total, product)) / total
         inside = mean > 0
         slope = mx.where(inside, x / mx.where(inside, mean, 1.0) - 1, 0.0)
-        value = mx.sum(value + mx.stop_gradient(missing * slope), axis=-1) - log_poisson_raw(n, n)
+        value = compensated(joined(value + mx.stop_gradient(missing * slope), -log_poisson_raw(n, n)))
         return mx.where(mx.all(probs >= 0, axis=-1), value, math.nan)
 
     def _mean(self, n: mx.array, probs: mx.array) -> mx.array:

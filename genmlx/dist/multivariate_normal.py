@@ -41,7 +41,7 @@ class MultivariateNormal(Distribution):
 
     def _log_density(self, x: mx.array, mean: mx.array, cov: mx.array) -> mx.array:
         self.event_shape(mean, cov)
-        return mvn_log_density(x - mean, cov)
+        return mvn_log_density(x, mean, cov)
 
     def _mean(self, mean: mx.array, cov: mx.array) -> mx.array:
         return mean

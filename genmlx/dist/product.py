@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -54,18 +55,16 @@ register_slots(ProductCall, ("raw_args", "raw_kwargs"))
 class ProductTrace(Trace):
     """The traces of the parts by address: their place in the list, or their name in the dict."""
 
-    __slots__ = ("subtraces", "_choices")
+    __slots__ = ("subtraces",)
     data = ("args", "retval", "score", "subtraces")
 
     subtraces: dict
-    _choices: ChoiceMap | None
 
-    @property
-    def choices(self) -> ChoiceMap:
-        if self._choices is None:
-            found = handlers.gather((address, sub.choices) for address, sub in self.subtraces.items())
-            object.__setattr__(self, "_choices", found)
-        return self._choices or EMPTY
+    def gathered(self) -> ChoiceMap:
+        return handlers.gather((address, sub.choices) for address, sub in self.subtraces.items())
+
+    def children(self) -> Iterable[Trace]:
+        return self.subtraces.values()
 
 
 class Product(Distribution):
@@ -136,7 +135,6 @@ class Product(Distribution):
             retval=_like(parts, values),
             score=sum([sub.score for sub in handler.subtraces.values()]),
             subtraces=handler.subtraces,
-            _choices=None,
         )
 
     def _simulate(self, args: tuple, key: Any) -> Any:

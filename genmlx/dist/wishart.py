@@ -9,9 +9,7 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.backend.gamma_sampler import log_standard_gamma
-from genmlx.backend.linalg import cholesky, solve_triangular
-from genmlx.backend.saddle import log_gamma_density
-from genmlx.backend.special import HALF_LOG_2PI
+from genmlx.backend.linalg import cholesky, wishart_log_density
 from genmlx.dist.distribution import Distribution
 from genmlx.dist.support import positive, positive_definite
 from genmlx.dist.values import as_array
@@ -21,7 +19,7 @@ from genmlx.errors import ParameterError, caller_line
 class Wishart(Distribution):
     """``wishart(df, scale)``: symmetric positive definite matrices with mean df * scale, for df > K - 1.
 
-    Conventions are those of ``scipy.stats.wishart``. Draws and densities go through Bartlett's (1933) decomposition
+    Conventions are those of ``scipy.stats.wishart``. Draws go through Bartlett's (1933) decomposition
     X = L A A^T L^T, where L is the Cholesky factor of ``scale`` [K, K], and A is lower triangular with independent
     elements: standard normal, and on the diagonal square roots of chi-squared variables.
 
@@ -46,11 +44,7 @@ class Wishart(Distribution):
         return from_factor(factor)
 
     def _log_density(self, x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
-        k = scale.shape[-1]
-        factor = cholesky(scale)
-        a = solve_triangular(factor, cholesky(x))
-        value = log_bartlett(a, df[..., None] - mx.arange(k), mx.arange(k - 1, -1, -1))
-        return bounded(value - (k + 1) * log_diagonal(factor))
+        return wishart_log_density(x, df, scale)
 
     def _mean(self, df: mx.array, scale: mx.array) -> mx.array:
         return df[..., None, None] * scale
@@ -78,24 +72,6 @@ def bartlett(key: Any, shape: tuple, degrees: mx.array) -> mx.array:
     chi = mx.exp(0.5 * (math.log(2) + log_standard_gamma(gamma_key, (*shape, k), 0.5 * degrees)))
     chi = mx.maximum(chi, 1e-12)  # the square of its inverse, times a scale, is then still a float32
     return mx.tril(random.normal(normal_key, (*shape, k, k)), -1) + chi[..., None] * mx.eye(k)
-
-
-def log_bartlett(a: mx.array, degrees: mx.array, powers: mx.array) -> mx.array:
-    """The log density of a a^T at such a matrix, whose diagonal enters the Jacobian with these powers."""
-    k = a.shape[-1]
-    diagonal = mx.diagonal(a, axis1=-2, axis2=-1)
-    chi = log_gamma_density(diagonal * diagonal, 0.5 * degrees, mx.array(0.5)) - powers * mx.log(diagonal)
-    below = mx.tril(a, -1)
-    return mx.sum(chi, axis=-1) - 0.5 * mx.sum(below * below, axis=(-2, -1)) - k * (k - 1) / 2 * HALF_LOG_2PI
-
-
-def log_diagonal(factor: mx.array) -> mx.array:
-    return mx.sum(mx.log(mx.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
-
-
-def bounded(value: mx.array) -> mx.array:
-    """-inf where a parameter made the density nan."""
-    return mx.where(mx.isnan(value), -math.inf, value)
 
 
 def from_factor(factor: mx.array) -> mx.array:

@@ -1,16 +1,28 @@
 """Inference algorithms, one per file."""
 
+from genmlx.inference.chains import run_kernel as run_kernel
 from genmlx.inference.importance import importance_resampling as importance_resampling
 from genmlx.inference.importance import importance_sampling as importance_sampling
 from genmlx.inference.involutive import involutive_kernel as involutive_kernel
 from genmlx.inference.involutive import involutive_mh as involutive_mh
 from genmlx.inference.involutive import involutive_step as involutive_step
+from genmlx.inference.kernels import Kernel as Kernel
+from genmlx.inference.kernels import chain as chain
+from genmlx.inference.kernels import cycle_kernels as cycle_kernels
+from genmlx.inference.kernels import mix_kernels as mix_kernels
+from genmlx.inference.kernels import repeat_kernel as repeat_kernel
+from genmlx.inference.kernels import reversal as reversal
+from genmlx.inference.kernels import seed_kernel as seed_kernel
+from genmlx.inference.kernels import with_reversal as with_reversal
 from genmlx.inference.loop import InferenceInterrupted as InferenceInterrupted
 from genmlx.inference.loop import Progress as Progress
 from genmlx.inference.mh import mh as mh
+from genmlx.inference.mh import mh_kernel as mh_kernel
 from genmlx.inference.moves import Translated as Translated
 from genmlx.inference.particles import Particles as Particles
 from genmlx.inference.posterior import Posterior as Posterior
+from genmlx.inference.predictive import log_likelihood as log_likelihood
+from genmlx.inference.predictive import predictive as predictive
 from genmlx.inference.round_trip import RoundTripError as RoundTripError
 from genmlx.inference.translators import DeterministicTranslator as DeterministicTranslator
 from genmlx.inference.translators import GeneralTranslator as GeneralTranslator

@@ -1,8 +1,8 @@
 """The latent choices of a model as one unconstrained vector, and their log density: what gradient inference works on.
 
-The vector is taken apart site by site as the body runs (``genmlx.free``), so a support may depend on the choices before
-it. A batch is one ``mx.vmap`` over the run; its graph is recorded when a batch of the same size comes a second time, and
-replayed from then on without Python, bit for bit the same.
+The vector is taken apart site by site as the body runs (``genmlx.free``), so a support may depend on the choices
+before it. A batch is one ``mx.vmap`` over the run; its graph is recorded when a batch of that size comes a second time,
+and replayed from then on without Python, bit for bit the same.
 """
 
 from __future__ import annotations
@@ -19,34 +19,25 @@ from genmlx.backend.mapping import vmap_list
 from genmlx.backend.recording import recorded
 from genmlx.choicemap import ChoiceMap, covering, from_items
 from genmlx.dist.values import as_array
-from genmlx.errors import (
-    BatchError,
-    MissingChoice,
-    UsageError,
-    ValueMismatch,
-    show_address,
-    show_addresses,
-)
+from genmlx.errors import MissingChoice, UsageError, ValueMismatch, show_address
 from genmlx.free import Fixed, Free
 from genmlx.gfi import Call, as_weight, checked_choices, gen_errors, unknown_address
 from genmlx.gradients import host_value_errors
 from genmlx.inference.problem import checked_problem, latents
 from genmlx.inference.replay import REPLAYED
-from genmlx.masked import Masked
+from genmlx.inference.structure import first_trace
 from genmlx.params import overridden, peek
 from genmlx.pytree import split_arrays
-from genmlx.random import split
 from genmlx.trace import Trace
-from genmlx.vectorized import run, vgenerate
+from genmlx.vectorized import run
 from genmlx.versions import pinned
 
 _GRAPHS = 16  # recordings kept: a few operations at a few batch sizes
 _ROWS = 64  # of a Hessian at once
-_RUNS = 20  # of a body that cannot be batched, to find what differs between them
 
 
 class Site(NamedTuple):
-    """One latent choice: its share of the vector, as ``[*axes of vmap around it, size]``, and the shape of its value."""
+    """One latent choice: its share of the vector, of shape ``[*axes of vmap, size]``, and the shape of its value."""
 
     share: slice
     coordinates: tuple
@@ -85,7 +76,7 @@ class LogDensity:
             self._args = self._gen_fn.bind(call)
             # What is not evaluated yet would become a part of every graph.
             mx.eval(split_arrays((self._args, self.observations))[0])
-            trace = self._first_trace()
+            trace = first_trace(call, self.observations, self._latent)
             self._params = list(trace.reads())
             self._sites = self._layout(trace)
         self._pins = dict(pins)
@@ -246,15 +237,16 @@ class LogDensity:
                 return [values, gradient]
             return lane(self, u) if u.ndim == 1 else vmap_list(lambda row: lane(self, row), u)
 
-    def _replayed(self, what: str, u: mx.array, params: list) -> list:
+    def _replayed(self, what: str, u: mx.array, params: list) -> Any:
         """The recorded graph for this batch size. It is made the second time, when it is worth its while."""
         kind = (what, u.shape[0])
-        graph = self._graphs.get(kind, _UNSEEN)
-        if callable(graph):
+        graph: Any = self._graphs.get(kind, _UNSEEN)
+        traced = is_traced(u)
+        if callable(graph) and not traced:
             return graph(u, *params)
         with self._context():
-            if graph is not _SEEN or is_traced(u):
-                if graph is _UNSEEN:
+            if traced or graph is not _SEEN:
+                if graph is _UNSEEN and not traced:
                     self._keep(kind, _SEEN)
                 return self._by_handlers(what, u, params)
             found = self._by_handlers(what, u, params)
@@ -283,50 +275,6 @@ class LogDensity:
 
     # what there is to infer
 
-    def _first_trace(self) -> Trace:
-        """A prior draw, once it is seen that the latents are continuous and the same in every run."""
-        key, *more = split(mx.random.key(0), _RUNS)
-        single = self.call.generate(self.observations, key).trace
-        self._require_continuous(single)
-        try:
-            batch = vgenerate(self.call, self.observations, 2, more[0]).trace
-        except BatchError:
-            for key in more:
-                self._require_same(single, self.call.generate(self.observations, key).trace)
-            raise
-        for address, leaf in batch.choices.filter(self._latent).items():
-            if isinstance(leaf, Masked):
-                raise _comes_and_goes(address)
-        return single
-
-    def _require_continuous(self, trace: Trace) -> None:
-        discrete = [
-            address
-            for address, value in trace.choices.filter(self._latent).items()
-            if not isinstance(value, Masked) and not mx.issubdtype(as_array(value).dtype, mx.floating)
-        ]
-        if discrete:
-            raise UsageError(
-                f"{'a latent choice is' if len(discrete) == 1 else f'{len(discrete)} latent choices are'} discrete "
-                f"({show_addresses(discrete, 4)}): there is no gradient",
-                address=discrete[0],
-                expected="continuous latent choices",
-                hint="gibbs or mh for the discrete ones, or a mixture(...) that sums them out",
-            )
-
-    def _require_same(self, one: Trace, other: Trace) -> None:
-        shapes = [{a: as_array(v).shape for a, v in t.choices.filter(self._latent).items()} for t in (one, other)]
-        for address in [*shapes[0], *shapes[1]]:
-            a, b = (shape.get(address) for shape in shapes)
-            if a is None or b is None:
-                raise _comes_and_goes(address)
-            if a != b:
-                raise UsageError(
-                    f"a latent choice has shape {list(a)} in one run and {list(b)} in another: no fixed vector holds it",
-                    address=address,
-                    expected="shapes that do not depend on choices",
-                )
-
     def _layout(self, trace: Trace) -> OrderedDict[tuple, Site]:
         values = trace.choices.filter(self._latent)
         # Under a vmap, where a body that takes the host value of a latent is refused, with its line.
@@ -343,7 +291,7 @@ class LogDensity:
     def _require_finite(self, u: mx.array) -> None:
         if is_traced(u):
             return
-        finite = mx.all(mx.isfinite(u).reshape(-1, self.dim), axis=0).tolist()
+        finite: Any = mx.all(mx.isfinite(u).reshape(-1, self.dim), axis=0).tolist()
         for address, share in self.addresses.items():
             if not all(finite[share]):
                 raise ValueMismatch(
@@ -385,18 +333,12 @@ class _Both:
 
 
 def is_traced(x: mx.array) -> bool:
-    """Whether a transformation is going on, in which ``x`` has no value."""
+    """Whether a transformation is going on, in which ``x`` has no value.
+
+    A recorded graph must not be given such an array: MLX 0.32.4 crashes where one with a factorization is batched.
+    """
     try:
-        mx.eval(x)
+        mx.async_eval(x)  # does not wait, so that a loop may run ahead of its arithmetic
     except ValueError:
         return True
     return False
-
-
-def _comes_and_goes(address: tuple) -> UsageError:
-    return UsageError(
-        "a latent choice exists in some runs and not in others: no fixed vector holds it",
-        address=address,
-        expected="a body whose addresses do not depend on its choices",
-        hint="mh, which takes any body; or observe what it branches on",
-    )

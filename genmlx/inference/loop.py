@@ -67,12 +67,21 @@ class Loop:
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def run(self, phase: str, total: int, block: Callable[[int, int], dict[str, Any] | None], least: int = 1) -> int:
+    def run(
+        self,
+        phase: str,
+        total: int,
+        block: Callable[[int, int], dict[str, Any] | None],
+        least: int = 1,
+        done: int = 0,
+    ) -> int:
         """Call ``block(start, stop)`` until ``total`` steps are done, or Ctrl-C and ``least``; the steps done.
+
+        A run that is resumed has ``done`` some of them already.
 
         ``block`` evaluates what it computed, and may return what the progress callback shall show.
         """
-        done, size, began = 0, 1, time.perf_counter()
+        size, began = 1, time.perf_counter()
         while done < total and not (self.interrupted and done >= least):
             stop = min(done + size, total)
             start = time.perf_counter()

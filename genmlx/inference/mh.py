@@ -5,6 +5,7 @@ Metropolis et al. (1953), Hastings (1970); on traces, Wingate, Stuhlmueller and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from genmlx.choicemap import EMPTY, ChoiceMap, covering
 from genmlx.edit import Propose
 from genmlx.errors import UsageError, show_address
 from genmlx.gfi import Call, require_selectable
-from genmlx.inference.chains import Kernel, Step, accept, run_chains
+from genmlx.inference.chains import accept, run_chains
+from genmlx.inference.kernels import ITSELF, Kernel, Step
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import latents
 from genmlx.selection import Selection, as_selection
@@ -31,6 +33,7 @@ def mh(
     chains: int = 1,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior by Metropolis-Hastings; ``chains`` run as the lanes of one batch.
 
@@ -39,7 +42,8 @@ def mh(
 
     Each step draws the ``selection`` anew from the prior (by default every choice that is not observed), or makes
     the choices of ``proposal``: a call, or a function from the current trace to one, such as a generative function
-    of one argument. ``proposal`` must propose the same addresses back.
+    of one argument. ``proposal`` must propose the same addresses back. ``checkpoint`` names a file from which the same
+    run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -72,15 +76,38 @@ def mh(
         chains=chains,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"selection": selection, "proposal": proposal},
     )
 
 
-def regenerate_step(selection: Selection) -> Step:
+def mh_kernel(selection: Any = None, proposal: Any = None, strict: bool = True) -> Kernel:
+    """One Metropolis-Hastings step, ``kernel(trace, key) -> trace``, with a selection or a proposal as in ``mh``.
+
+    It moves what it is told to, observed or not. It is its own reversal. With ``strict=False`` a selection may name
+    addresses that a trace does not have.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, trace, normal
+    >>> @gen
+    ... def model():
+    ...     trace("y", normal(trace("mu", normal(0, 1)), 0.5))
+    >>> tr, _ = model().generate({"y": 1.5}, key=mx.random.key(0))
+    >>> mh_kernel("mu")(tr, mx.random.key(1))["y"].item()
+    1.5
+    """
+    if (selection is None) == (proposal is None):
+        raise UsageError("mh_kernel takes a selection or a proposal", expected="one of the two")
+    step = propose_step(proposal) if selection is None else regenerate_step(as_selection(selection), strict)
+    return Kernel(step, name="mh_kernel", back=ITSELF)
+
+
+def regenerate_step(selection: Selection, strict: bool = False) -> Step:
     """Draw the selection from the prior; the log acceptance ratio is the weight of regenerate."""
 
     def step(trace: Trace, key: Any) -> Any:
         propose_key, accept_key = random.split(key)
-        new, weight, _ = trace.gen_fn.regenerate(trace, selection, key=propose_key, strict=False)
+        new, weight, _ = trace.gen_fn.regenerate(trace, selection, key=propose_key, strict=strict)
         return accept(trace, new, weight, accept_key)
 
     return step

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 import mlx.core as mx
 
 from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.errors import GenError, UnknownAddress, UsageError, name_of, nearest, show_addresses
+from genmlx.errors import UnknownAddress, UsageError, name_of, nearest, show_addresses
 from genmlx.gfi import Call, gen_errors
+from genmlx.inference import archive
 from genmlx.versions import pinned
 
-_FORMAT = "genmlx posterior 1"
+_FORMAT = "genmlx posterior 2"
+_SAVED = ("a saved posterior", "a file written by Posterior.save", "draw again")
 
 
 class Posterior:
@@ -80,6 +80,14 @@ class Posterior:
     def has(self, address: Any) -> mx.array:
         """Which draws have a choice at an address, ``[chains, draws]``."""
         return self._present.get(self._known(address), mx.ones(self.log_joint.shape, dtype=mx.bool_))
+
+    def values_at(self, address: Any) -> mx.array:
+        """The draws at an address as they were drawn; what those hold that have no such choice says nothing."""
+        return self._values[self._known(address)]
+
+    def present_at(self, address: Any) -> mx.array | None:
+        """Which draws have a choice at an address, or None when all do."""
+        return self._present.get(self._known(address))
 
     def _known(self, address: Any) -> tuple:
         address = normalise(address)
@@ -179,8 +187,12 @@ class Posterior:
 
     # elsewhere
 
-    def to_arviz(self) -> Any:
-        """An ArviZ ``InferenceData`` with posterior, sample statistics and observed data. Needs arviz."""
+    def to_arviz(self, key: Any = None) -> Any:
+        """An ArviZ ``InferenceData``: posterior, sample statistics, observed data. Needs arviz.
+
+        A posterior that has its model also gives the log likelihood of its observations, and values predicted for them,
+        drawn with ``key``.
+        """
         try:
             import arviz  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -190,18 +202,24 @@ class Posterior:
             "sample_stats": {name: _numpy(v) for name, v in {**self.stats, "lp": self.log_joint}.items()},
             "observed_data": {_flat(a): _numpy(mx.array(v)) for a, v in self.observations.items()},
         }
+        if self.call is not None and not self.observations.is_empty:
+            from genmlx.inference.predictive import log_likelihood, predictive
+
+            observed = self.observations.addresses()
+            with pinned(self.pins):
+                densities = log_likelihood(self.call, self)
+                predicted = predictive(self.call, self, key=key)
+            groups["log_likelihood"] = {_flat(a): _numpy(densities[a]) for a in observed}
+            groups["posterior_predictive"] = {_flat(a): _numpy(predicted[a]) for a in observed}
         # From version 1 on, from_dict takes the groups as one argument.
         old = int(arviz.__version__.partition(".")[0]) < 1
         return arviz.from_dict(**groups) if old else arviz.from_dict(groups)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the draws to one file (a zip of numpy arrays); a write that fails leaves an old file as it was."""
-        import numpy as np
-
         addresses, present = list(self._values), list(self._present)
         observed = list(self.observations.items())
         head = {
-            "format": _FORMAT,
             "algorithm": self.algorithm,
             "model": None if self.call is None else name_of(self.call.gen_fn),
             "status": self.status,
@@ -212,33 +230,24 @@ class Posterior:
             "observed": [a for a, _ in observed],
             "stats": list(self.stats),
         }
-        arrays = {f"value{i}": _numpy(self._values[a]) for i, a in enumerate(addresses)}
-        arrays |= {f"present{i}": _numpy(self._present[a]) for i, a in enumerate(present)}
-        arrays |= {f"observed{i}": _numpy(mx.array(v)) for i, (_, v) in enumerate(observed)}
-        arrays |= {f"stat{i}": _numpy(v) for i, v in enumerate(self.stats.values())}
-        path = os.fspath(path)
-        temporary = f"{path}.{os.getpid()}.part"
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, head=np.array(json.dumps(head)), log_joint=_numpy(self.log_joint), **arrays)
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary)
+        arrays = {f"value{i}": self._values[a] for i, a in enumerate(addresses)}
+        arrays |= {f"present{i}": self._present[a] for i, a in enumerate(present)}
+        arrays |= {f"observed{i}": mx.array(v) for i, (_, v) in enumerate(observed)}
+        arrays |= {f"stat{i}": v for i, v in enumerate(self.stats.values())}
+        archive.write(path, _FORMAT, head, {"log_joint": self.log_joint, **arrays})
 
     @classmethod
     def load(cls, path: str | os.PathLike, call: Call | None = None) -> Posterior:
         """Read what ``save`` wrote. ``call``, the model with its arguments, is needed only for ``trace``."""
-        with open(path, "rb") as file:
-            try:
-                return cls(**_read(file), call=call)
-            # What numpy and json say about bytes of any other kind is of many types.
-            except Exception as error:
-                raise GenError(
-                    f"{os.fspath(path)} is not a saved posterior, or only part of one",
-                    expected="a file written by Posterior.save",
-                    hint=f"draw again; the reader said: {type(error).__name__}: {error}",
-                ) from None
+        try:
+            return cls(**_read(path), call=call)
+        except OSError as error:
+            if error.errno is not None:  # of the system; those that numpy makes have no number
+                raise
+            raise archive.unreadable(path, *_SAVED, error) from None
+        # What numpy and json say about bytes of any other kind is of many types.
+        except Exception as error:
+            raise archive.unreadable(path, *_SAVED, error) from None
 
     def __repr__(self) -> str:
         model = "" if self.call is None else f" of {name_of(self.call.gen_fn)}"
@@ -250,27 +259,22 @@ class Posterior:
         )
 
 
-def _read(file: BinaryIO) -> dict[str, Any]:
+def _read(path: str | os.PathLike) -> dict[str, Any]:
     """The arguments of a ``Posterior``, but for its call."""
-    import numpy as np
+    head, saved = archive.read(path, _FORMAT)
 
-    with np.load(file, allow_pickle=False) as saved:
-        head = json.loads(str(saved["head"]))
-        if head["format"] != _FORMAT:
-            raise ValueError(f"its format is {head['format']!r}, not {_FORMAT!r}")
+    def arrays(kind: str, names: list) -> dict:
+        keys = [tuple(name) if isinstance(name, list) else name for name in names]
+        return {key: saved[f"{kind}{i}"] for i, key in enumerate(keys)}
 
-        def arrays(kind: str, names: list) -> dict:
-            keys = [tuple(name) if isinstance(name, list) else name for name in names]
-            return {key: mx.array(saved[f"{kind}{i}"]) for i, key in enumerate(keys)}
-
-        return {
-            "values": arrays("value", head["addresses"]),
-            "present": arrays("present", head["present"]),
-            "stats": arrays("stat", head["stats"]),
-            "log_joint": mx.array(saved["log_joint"]),
-            "observations": from_items(arrays("observed", head["observed"]).items()),
-            **{name: head[name] for name in ("algorithm", "status", "timing", "execution")},
-        }
+    return {
+        "values": arrays("value", head["addresses"]),
+        "present": arrays("present", head["present"]),
+        "stats": arrays("stat", head["stats"]),
+        "log_joint": saved["log_joint"],
+        "observations": from_items(arrays("observed", head["observed"]).items()),
+        **{name: head[name] for name in ("algorithm", "status", "timing", "execution")},
+    }
 
 
 def _numpy(array: mx.array) -> Any:

@@ -1,4 +1,4 @@
-"""Where gradient algorithms start: points of finite log density and gradient, or an error that shows what is impossible."""
+"""Where gradient algorithms start: points of finite log density, or an error that shows what is impossible."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ class NoStartingPoint(GenError, ValueError):
 def starting_points(density: Any, key: Any, n: int) -> mx.array:
     positive_count("n", n)
     keys = random.split(random.as_key(key), 2 * _TRIES)
-    u, good = None, mx.zeros((n,), dtype=mx.bool_)
-    tried = 0
+    u, good, tried = mx.zeros((n, density.dim)), mx.zeros((n,), dtype=mx.bool_), 0
     for candidate in _candidates(density, keys, n):
         value, gradient = density.value_and_grad(candidate)
         finite = mx.logical_and(mx.isfinite(value), mx.all(mx.isfinite(gradient), axis=-1))
-        u = candidate if u is None else mx.where(good[:, None], u, candidate)
+        u = mx.where(good[:, None], u, candidate)
         good = mx.logical_or(good, finite)
         tried += n
         if mx.all(good).item():
             return u
-    raise _impossible(density, u[good.tolist().index(False)], keys[0], tried)
+    raise _impossible(density, u[mx.argmin(good)], tried)
 
 
 def _candidates(density: Any, keys: list, n: int) -> Iterator[mx.array]:
@@ -57,10 +56,8 @@ def prior_draws(density: Any, n: int, key: Any) -> mx.array:
     return run(density._coordinates, n, None, trace.choices.filter(density._latent))
 
 
-def _impossible(density: Any, u: mx.array, key: Any, tried: int) -> NoStartingPoint:
+def _impossible(density: Any, u: mx.array, tried: int) -> NoStartingPoint:
     """The error for the last point tried: the sites, those without a finite log probability first."""
-    if not mx.all(mx.isfinite(u)).item():
-        u = mx.where(mx.isfinite(u), u, 0.0)
     trace = density.trace(u)
     rows = [(a, show_value(value), trace.project(select(a)).item()) for a, value in trace.choices.items()]
     rows.sort(key=lambda row: (math.isfinite(row[2]), row[2] if math.isfinite(row[2]) else 0.0))

@@ -15,6 +15,7 @@ import mlx.core as mx
 from genmlx.inference.leapfrog import Metric, identity_metric, metric
 
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
+_SETTLED = 10
 _FIRST, _WINDOW, _LAST, _FEWEST = 75, 25, 50, 20
 _SMALLEST, _LARGEST = 1e-10, 1e7
 
@@ -30,7 +31,7 @@ class DualAveraging:
         self.restart(step_size)
 
     def restart(self, step_size: float) -> None:
-        self.step_size = step_size
+        self.step_size = self._began = step_size
         self._mu, self._error, self._log_averaged, self._count = math.log(10 * step_size), 0.0, 0.0, 0
 
     def update(self, accept: float) -> None:
@@ -45,7 +46,8 @@ class DualAveraging:
 
     @property
     def averaged(self) -> float:
-        return _within(math.exp(self._log_averaged)) if self._count else self.step_size
+        """What it began with, until it has seen enough to have come back from ten times that."""
+        return self._began if self._count < _SETTLED else _within(math.exp(self._log_averaged))
 
 
 class Welford:

@@ -8,7 +8,7 @@ import types
 import mlx.core as mx
 import pytest
 
-from genmlx import choicemap, gen, normal, param, select, splice, trace
+from genmlx import Propose, choicemap, gen, importance_sampling, normal, param, select, splice, trace
 from genmlx.errors import UsageError
 
 NAMES = {"gen": gen, "trace": trace, "splice": splice, "normal": normal, "param": param, "mx": mx}
@@ -518,3 +518,24 @@ def test_a_batch_pins_its_version(module):
     weights = traces.update({"in": {"x": 2.0}}).weight
     assert weights.tolist() == [close(density(2, 0) - density(1, 0))] * 4
     assert traces[1].update(choicemap({("in", "x"): 2.0})).weight.item() == close(density(2, 0) - density(1, 0))
+
+
+def test_only_what_a_trace_ran_makes_it_stale(module):
+    """A proposal runs beside the model, under the same pins; redefining it says nothing about the model's traces."""
+    m = module("beside").run(INNER.format(mu=0, sigma=1)).run(OUTER)
+    m.run("@gen\ndef guess(scale):\n    trace(('in', 'x'), normal(0, scale))\n")
+    traces = importance_sampling(m.outer(), {}, particles=3, proposal=m.guess(1.0)).traces
+    edited = m.outer.simulate(key=0).edit(Propose(m.guess(1.0), m.guess(1.0))).trace
+    m.run("@gen\ndef guess(scale):\n    trace(('in', 'x'), normal(1, scale))\n")
+    assert not traces.stale and not edited.stale
+    m.run(INNER.format(mu=9, sigma=1))
+    assert traces.stale and edited.stale
+
+
+def test_a_spliced_model_makes_its_callers_traces_stale(module):
+    m = module("spliced").run(INNER.format(mu=0, sigma=1))
+    m.run("@gen\ndef around():\n    return splice(inner())\n")
+    tr = m.around.simulate(key=0)
+    assert not tr.stale
+    m.run(INNER.format(mu=9, sigma=1))
+    assert tr.stale

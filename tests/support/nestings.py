@@ -77,11 +77,9 @@ def leaves(choices: Any) -> dict:
     for address, leaf in choices.items():
         if hasattr(leaf, "active"):
             active = np.array(leaf.active)
-            leaf = Partial(np.array(leaf.value), active)
-            if not active.ndim:
-                if not active:
-                    continue
-                leaf = leaf.value
+            if not active.any():
+                continue
+            leaf = Partial(np.array(leaf.value), active) if active.ndim else leaf.value
         found[address] = leaf if isinstance(leaf, Partial) else np.array(mx.array(leaf))
     return found
 
@@ -204,7 +202,8 @@ def leaf(kind: str, at: str) -> Node:
 
         @gen.new
         def vector(x):
-            return mx.sum(trace(v, normal(mx.stack([mx.array(x, mx.float32), -mx.array(x), 1 + mx.array(x)]), 1.2))) * 0.3
+            x = mx.array(x, mx.float32)
+            return mx.sum(trace(v, normal(mx.stack([x, -x, 1 + x]), 1.2))) * 0.3
 
         def vector_oracle(args, c):
             x = args[0]
@@ -339,7 +338,7 @@ def of_switch(kernel: Callable, at: str) -> Node:
 
 
 def whether(x: Any) -> Any:
-    """An index or a flag made of a number, traced where that is; the threshold is no value that rounding could reach."""
+    """An index or a flag made of a number, traced where that is; rounding reaches no such threshold."""
     return (x > 0.0137).astype(mx.int32) if isinstance(x, mx.array) else int(x > 0.0137)
 
 
@@ -445,7 +444,8 @@ def of_model(kernel: Callable, at: str) -> Node:
         last, result = normal_cell(c, (after,), bounded(value) + first, 1.3)
         return cells | lifted(own, sub) | last, result
 
-    return Node(f"model({k})", model, oracle, [(0.4,), (-0.7,)], {(before,): 0, (after,): 0} | prefixed(sub, k), lambda x: (x,), lambda r: r)
+    paths = {(before,): 0, (after,): 0} | prefixed(sub, k)
+    return Node(f"model({k})", model, oracle, [(0.4,), (-0.7,)], paths, lambda x: (x,), lambda r: r)
 
 
 COMBINATORS = {

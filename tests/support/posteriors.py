@@ -98,7 +98,8 @@ def stationary(make_sampler, step_size, transitions=3, n=4000, metric=None):
     rng = np.random.default_rng(0)
     start = rng.multivariate_normal(MEAN, COVARIANCE, size=n).astype(np.float32)
     value_and_grad = gaussian()
-    walk = Walk(make_sampler(value_and_grad), value_and_grad, mx.array(start))
+    dense = metric is not None and metric.inverse_mass.ndim == 2
+    walk = Walk(make_sampler(value_and_grad), value_and_grad, mx.array(start), dense)
     walk.tune(step_size, metric or identity_metric(3))
     with Loop("test") as loop:
         positions, stats = walk.run(

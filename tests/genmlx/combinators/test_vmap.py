@@ -195,7 +195,8 @@ def test_a_mask_around_a_vmap_in_a_batch():
 
     batch, _ = model().vgenerate(choicemap({"on": [1, 0, 1]}).batched(3), 3, 1)
     leaf = batch.choices["m"]
-    assert leaf.value.shape == (3, 3) and leaf.active.tolist() == [[True, False, True], [False] * 3, [True, False, True]]
+    some = [True, False, True]
+    assert leaf.value.shape == (3, 3) and leaf.active.tolist() == [some, [False] * 3, some]
     for lane, on in enumerate((1, 0, 1)):
         expected = sum(N(leaf.value[lane, i].item(), i, i + 1) for i in (0, 2)) if on else 0
         assert batch.score[lane].item() == close(expected - 0.693147)

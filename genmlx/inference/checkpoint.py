@@ -1,0 +1,203 @@
+"""Checkpoints of a long run: what has been drawn and where the chains are, so that a run that was killed goes on.
+
+Keys belong to steps, so a run that is resumed draws what it would have drawn, bit for bit. A file belongs to one run:
+its model, arguments, observations, key and settings, of which it holds fingerprints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from genmlx.choicemap import ChoiceMap
+from genmlx.digest import _code
+from genmlx.errors import GenError
+from genmlx.gen import GenFn
+from genmlx.gfi import Call, GenerativeFunction
+from genmlx.inference import archive
+from genmlx.inference.draws import Draws
+from genmlx.pytree import all_slots
+from genmlx.selection import Selection
+from genmlx.versions import resolve
+
+_FORMAT = "genmlx checkpoint 1"
+_SHARE = 0.05
+"""The most of the time of a run that is spent on writing."""
+
+
+class Place(NamedTuple):
+    """Where a run is: ``done`` steps of a phase, the state of the chains, and the infos of an unfinished draw."""
+
+    phase: str
+    done: int
+    state: tuple[Any, list[mx.array]]
+    since: list[dict[str, mx.array]]
+
+
+class Checkpoint:
+    """The file of one run, identified by fingerprints of everything that its draws depend on."""
+
+    def __init__(self, path: str | os.PathLike, run: Mapping[str, Any]):
+        self.path = os.fspath(path)
+        self.run = {
+            name: value if isinstance(value, (int, str)) else fingerprint(value)
+            for name, value in {**run, "MLX": mx.__version__, "device": str(mx.default_device())}.items()
+        }
+        self._next = 0.0
+
+    def load(self, draws: Draws, restore: Callable[[Any, list[mx.array]], None]) -> Place | None:
+        """Where the run was, its chains restored and its draws in ``draws``; None when there is no file."""
+        if not os.path.exists(self.path):
+            return None
+        try:
+            head, arrays = archive.read(self.path, _FORMAT)
+            run = dict(head["run"])
+            differ = [name for name in {**self.run, **run} if self.run.get(name) != run.get(name)]
+            if differ:
+                raise self._mismatch(differ, run)
+            place = _unpacked(head, arrays, draws)
+            restore(*place.state)
+            return place
+        except GenError:
+            raise
+        # What numpy and json say about bytes of any other kind is of many types.
+        except Exception as error:
+            raise archive.unreadable(
+                self.path, "a checkpoint", "a file that a run with checkpoint= left", "delete it", error
+            ) from None
+
+    def _mismatch(self, differ: list[str], run: dict) -> GenError:
+        shown = [
+            f"{name} ({run.get(name)} there, {self.run.get(name)} here)" if _is_shown(self.run.get(name)) else name
+            for name in differ
+        ]
+        hint = "delete it, or give another path"
+        if differ == ["key"]:
+            hint += "; a run that is to be resumed needs key=..., since the session's keys differ each time"
+        return GenError(
+            f"the checkpoint {self.path} is of another run, with other {', '.join(shown)}",
+            expected="the model, arguments, observations, key and settings that it was written for",
+            hint=hint,
+        )
+
+    def offer(self, place: Callable[[], Place], draws: Draws, now: bool = False) -> None:
+        """Write, unless the last write was so recent that writing again would slow the run down."""
+        start = time.perf_counter()
+        if start < self._next and not now:
+            return
+        head, arrays = _packed(place(), draws)
+        archive.write(self.path, _FORMAT, {"run": self.run, **head}, arrays)
+        now = time.perf_counter()
+        self._next = now + (now - start) / _SHARE
+
+
+def _packed(place: Place, draws: Draws) -> tuple[dict, dict[str, mx.array]]:
+    form, state = place.state
+    arrays = {f"state{i}": array for i, array in enumerate(state)}
+    head: dict[str, Any] = {"phase": place.phase, "done": place.done, "state": form, "since": []}
+    for i, info in enumerate(place.since):
+        head["since"].append(list(info))
+        arrays |= {f"since{i}_{j}": value for j, value in enumerate(info.values())}
+    head["drawn"] = bool(draws.blocks)
+    if draws.blocks:
+        values, log_joint, stats = draws.merge()
+        head |= {"addresses": list(values), "stats": list(stats)}
+        arrays |= {f"value{i}": value for i, (value, _) in enumerate(values.values())}
+        arrays |= {f"has{i}": has for i, (_, has) in enumerate(values.values())}
+        arrays |= {f"stat{i}": value for i, value in enumerate(stats.values())}
+        arrays["log_joint"] = log_joint
+    return head, arrays
+
+
+def _unpacked(head: dict, arrays: dict[str, mx.array], draws: Draws) -> Place:
+    state = [arrays[f"state{i}"] for i in range(sum(name.startswith("state") for name in arrays))]
+    since = [
+        {name: arrays[f"since{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(head["since"])
+    ]
+    if head["drawn"]:
+        addresses = [tuple(address) for address in head["addresses"]]
+        values = {a: (arrays[f"value{i}"], arrays[f"has{i}"]) for i, a in enumerate(addresses)}
+        stats = {name: arrays[f"stat{i}"] for i, name in enumerate(head["stats"])}
+        draws.blocks = [(values, arrays["log_joint"], stats)]
+    return Place(head["phase"], head["done"], (head["state"], state), since)
+
+
+def _is_shown(value: Any) -> bool:
+    return isinstance(value, int) or isinstance(value, str) and len(value) < 40
+
+
+def fingerprint(value: Any) -> str:
+    """Equal for values that say the same, in this process or another: arrays, models, functions, and trees of them.
+
+    A model counts by the instructions of its body, and by what it closes over or reads from its module.
+    """
+    return hashlib.sha256(repr(_canonical(value, ())).encode()).hexdigest()
+
+
+def _canonical(value: Any, within: tuple) -> Any:
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return (type(value).__name__, repr(value))
+    if isinstance(value, mx.array):
+        words = value.view(mx.uint16) if value.dtype == mx.bfloat16 else value
+        return ("array", str(value.dtype), value.shape, hashlib.sha256(_bytes(words)).hexdigest())
+    if hasattr(value, "tobytes") and hasattr(value, "dtype"):
+        return ("array", str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest())
+    if id(value) in within:
+        return ("above", within.index(id(value)))
+    within = (*within, id(value))
+
+    def each(values: Any) -> list:
+        return [_canonical(item, within) for item in values]
+
+    if isinstance(value, ChoiceMap):
+        return ("choices", value.n, each(value.items()))
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, each(value), each(getattr(value, "kwargs", {}).items()))
+    if isinstance(value, Mapping):
+        return ("mapping", each(value.items()))
+    if isinstance(value, (set, frozenset)):
+        return ("set", sorted(map(repr, each(value))))
+    if isinstance(value, Selection):
+        return ("selection", repr(value))
+    if isinstance(value, Call):
+        return ("call", each((value.gen_fn, value.raw_args, value.raw_kwargs)))
+    if isinstance(value, GenFn):
+        trained = {name: value.params[name] for name in value.params if name not in value.params._defaults}
+        return ("model", each([resolve(value).function, trained]))
+    if hasattr(value, "__code__"):
+        return ("function", _code(value.__code__, ()), each(_surroundings(value)))
+    own = getattr(value, "__dict__", None) or {s: getattr(value, s, None) for s in all_slots(type(value))}
+    if isinstance(value, type) or (isinstance(value, GenerativeFunction) and not own):
+        return ("named", value.__module__, getattr(value, "__qualname__", None) or repr(value))
+    return (type(value).__qualname__, each((k, v) for k, v in own.items() if not k.startswith("_")))
+
+
+def _bytes(array: mx.array) -> bytes:
+    import numpy as np
+
+    return np.array(array).tobytes()
+
+
+def _surroundings(function: Any) -> list:
+    """What a function is given by its definition: defaults, what it closes over, and what it reads of its module."""
+    code = function.__code__
+    found = [function.__defaults__, function.__kwdefaults__, getattr(function, "__self__", None)]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not assigned yet
+            found.append("empty")
+    read = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    return [*found, {name: value for name, value in read.items() if _is_own(value, function)}]
+
+
+def _is_own(value: Any, function: Any) -> bool:
+    """Whether a global is data, a model, or a function of the same module: what a change of the file would change."""
+    if isinstance(value, (bool, int, float, str, tuple, list, mx.array, GenFn)) or hasattr(value, "tobytes"):
+        return True
+    return hasattr(value, "__code__") and getattr(value, "__module__", None) == function.__module__
