@@ -3,11 +3,16 @@
 Every operation names its stream. ``with mx.stream(mx.cpu)`` sets the default device of the whole process, and two
 threads that leave it in the wrong order leave the process on the CPU. The derivatives and the batched forms of MLX's
 primitives run where the primitives do.
+
+``mx.import_function`` loads the constants of a graph on the default device, which for float64 raises on a GPU (MLX
+0.32.4). So constants here are float32, cast, or the start of a range, whose numbers are no arrays; and what has
+derivatives passes through no ``mx.where``, whose gradient makes constants: choose before the cast to float64, or after.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 
 import mlx.core as mx
 
@@ -39,16 +44,16 @@ class Double:
         return Double(mx.subtract(self.array, _operand(other), stream=CPU))
 
     def __rsub__(self, other: float) -> Double:
-        return Double(mx.subtract(other, self.array, stream=CPU))
+        return Double(mx.subtract(_operand(other), self.array, stream=CPU))
 
     def __mul__(self, other: Double | float) -> Double:
         return Double(mx.multiply(self.array, _operand(other), stream=CPU))
 
     def __rmul__(self, other: float) -> Double:
-        return Double(mx.multiply(other, self.array, stream=CPU))
+        return Double(mx.multiply(_operand(other), self.array, stream=CPU))
 
     def __rtruediv__(self, other: float) -> Double:
-        return Double(mx.divide(other, self.array, stream=CPU))
+        return Double(mx.divide(_operand(other), self.array, stream=CPU))
 
     def __matmul__(self, other: Double) -> Double:
         return Double(mx.matmul(self.array, other.array, stream=CPU))
@@ -82,16 +87,22 @@ class Double:
         return self.array.astype(dtype, stream=CPU)
 
 
-def _operand(x: Double | float) -> mx.array | float:
-    return x.array if isinstance(x, Double) else x
+def _operand(x: Double | float) -> mx.array:
+    return x.array if isinstance(x, Double) else number(x).array
 
 
-def _fixed(x: Double | float) -> mx.array | float:
-    return constant(x).array if isinstance(x, Double) else x
+def _fixed(x: Double | float) -> mx.array:
+    return mx.stop_gradient(_operand(x), stream=CPU)
 
 
 def _last(axes: int) -> tuple:
     return tuple(range(-axes, 0))
+
+
+def number(x: float) -> Double:
+    if struct.unpack("f", struct.pack("f", x))[0] == x or x != x:
+        return double(mx.array(x, dtype=mx.float32))
+    return Double(mx.squeeze(mx.arange(x, x + 1, 1, dtype=mx.float64, stream=CPU), stream=CPU))
 
 
 def double(x: mx.array) -> Double:
@@ -104,21 +115,27 @@ def result_type(*inputs: mx.array) -> mx.Dtype:
 
 
 def identity(n: int) -> Double:
-    return Double(mx.eye(n, dtype=mx.float64, stream=CPU))
+    return double(mx.eye(n, stream=CPU))
+
+
+def lower_ones(n: int) -> Double:
+    return double(mx.tri(n, dtype=mx.float32, stream=CPU))
+
+
+def indicator(condition: mx.array) -> Double:
+    """1 where it holds, 0 elsewhere."""
+    return double(condition)
 
 
 def constant(x: Double) -> Double:
     return Double(mx.stop_gradient(x.array, stream=CPU))
 
 
-def where(condition: mx.array, x: Double | float, y: Double | float, axes: int = 0) -> Double:
-    """One or the other; the condition, a constant, is the same along the last ``axes`` axes.
-
-    Only one of them may have derivatives: ``mx.jvp`` adds up those of two on the default device (MLX 0.32.4).
-    """
+def where(condition: mx.array, x: mx.array, y: mx.array | float, axes: int = 0) -> mx.array:
+    """``mx.where`` on the CPU, for float32; the condition is the same along the last ``axes`` axes."""
     if axes:
         condition = mx.expand_dims(condition, _last(axes), stream=CPU)
-    return Double(mx.where(condition, _operand(x), _operand(y), stream=CPU))
+    return mx.where(condition, x, y, stream=CPU)
 
 
 def both(x: mx.array, y: mx.array) -> mx.array:
@@ -138,10 +155,6 @@ def largest(x: Double, axes: int) -> Double:
     return Double(mx.max(x.array, axis=_last(axes), stream=CPU))
 
 
-def lower_triangle(x: Double) -> Double:
-    return Double(mx.tril(x.array, stream=CPU))
-
-
 def lower_factor(x: Double) -> Double:
     """Cholesky's factor, which in MLX has no derivatives and does not say whether ``x`` is positive definite."""
     return Double(mx.linalg.cholesky(x.array, stream=CPU))
@@ -158,21 +171,21 @@ def log(x: Double) -> Double:
 
 def lgamma(x: Double) -> Double:
     """log of the gamma function for x > 0, relative 1e-14: ten steps of the recurrence below 10, Stirling's series."""
-    low = x < 10
-    y = where(low, x, 1.0)
+    low = indicator(x < 10)
+    y = low * x + (1 - low)
     product = y
     for j in range(1, 10):
         product = product * (y + j)
-    z = x + 10 * Double(low.astype(mx.float64, stream=CPU))
+    z = x + 10 * low
     w = 1 / z
     u = w * w
     tail = u * _STIRLING[0] + _STIRLING[1]
     for coefficient in _STIRLING[2:]:
         tail = tail * u + coefficient
-    return (z - 0.5) * log(z) - z + w * tail + HALF_LOG_2PI - where(low, log(product), 0.0)
+    return (z - 0.5) * log(z) - z + w * tail + HALF_LOG_2PI - low * log(product)
 
 
 def multigammaln(x: Double, n: int) -> Double:
     """log of the n-variate gamma function for x > (n - 1) / 2."""
-    halves = Double(mx.arange(0, 0.5 * n, 0.5, dtype=mx.float64, stream=CPU))
+    halves = 0.5 * double(mx.arange(n, dtype=mx.float32, stream=CPU))
     return lgamma(x.new_axis(-1) - halves).sum(1) + 0.25 * n * (n - 1) * math.log(math.pi)

@@ -28,7 +28,7 @@ from genmlx.backend.double import (
     log,
     lower_factor,
     lower_inverse,
-    lower_triangle,
+    lower_ones,
     magnitude,
     multigammaln,
     result_type,
@@ -62,25 +62,31 @@ class _Expansion(NamedTuple):
         """L^-1 E L^-T with the factor L of S0."""
         return self.inverse_factor @ self.e @ self.inverse_factor.transposed
 
-    def fill(self, matrix: Double) -> Double:
-        return where(self.valid, matrix, math.nan, axes=2)
 
-
-def _expand(a: Double) -> _Expansion:
-    s = 0.5 * (a + a.transposed)
-    s0 = constant(s)
-    factor = lower_factor(s0)
-    misfit = largest(magnitude(factor @ factor.transposed - constant(a)), 2)
+def _expand(a: mx.array) -> _Expansion:
+    eye = identity(a.shape[-1])
+    original = constant(double(a))
+    factor = lower_factor(_symmetric(original))
+    misfit = largest(magnitude(factor @ factor.transposed - original), 2)
     # LAPACK leaves the first pivot that is not positive in place; every comparison with nan is false
-    valid = both(all_of(factor.diagonal > 0, 1), misfit <= _TOLERANCE * largest(s0.diagonal, 1))
-    factor = where(valid, factor, identity(s.shape[-1]), axes=2)
-    return _Expansion(valid, factor, lower_inverse(factor), where(valid, s - s0, 0.0, axes=2))
+    valid = both(all_of(factor.diagonal > 0, 1), misfit <= _TOLERANCE * largest(original.diagonal, 1))
+    factor = Double(where(valid, factor.array, eye.array, axes=2))
+    s = _symmetric(double(where(valid, a, eye.cast(a.dtype), axes=2)))
+    return _Expansion(valid, factor, lower_inverse(factor), s - constant(s))
+
+
+def _symmetric(a: Double) -> Double:
+    return 0.5 * (a + a.transposed)
+
+
+def _finish(valid: mx.array, value: Double, *inputs: mx.array, otherwise: float = math.nan, axes: int = 0) -> mx.array:
+    return where(valid, value.cast(result_type(*inputs)), otherwise, axes)
 
 
 def _lower_half(a: Double) -> Double:
     """The lower triangle with half the diagonal: the Y with Y + Y^T = a for symmetric a."""
     n = a.shape[-1]
-    return lower_triangle(a) * (1 - 0.5 * identity(n))
+    return a * (lower_ones(n) - 0.5 * identity(n))
 
 
 def cholesky(a: mx.array) -> mx.array:
@@ -88,12 +94,12 @@ def cholesky(a: mx.array) -> mx.array:
 
     With X = L^-1 E L^-T, the factor of I + X is I + Y where Y + Y^T + Y Y^T = X.
     """
-    s = _expand(double(a))
+    s = _expand(a)
     x = s.whitened
     y = _lower_half(x)
     for _ in range(2):
         y = _lower_half(x - y @ y.transposed)
-    return s.fill(s.factor + s.factor @ y).cast(result_type(a))
+    return _finish(s.valid, s.factor + s.factor @ y, a, axes=2)
 
 
 def _inverse(s: _Expansion) -> Double:
@@ -103,12 +109,13 @@ def _inverse(s: _Expansion) -> Double:
     total = inverse
     for _ in range(3):
         total = inverse - g @ total
-    return s.fill(total)
+    return total
 
 
 def inverse_pd(a: mx.array) -> mx.array:
     """Inverse of a positive definite `a`, (..., n, n); derivatives exact to third order, nan where it is not."""
-    return _inverse(_expand(double(a))).cast(result_type(a))
+    s = _expand(a)
+    return _finish(s.valid, _inverse(s), a, axes=2)
 
 
 def _trace_product(a: Double, b: Double) -> Double:
@@ -117,7 +124,8 @@ def _trace_product(a: Double, b: Double) -> Double:
 
 def trace_solve(a: mx.array, b: mx.array) -> mx.array:
     """tr(a^-1 b) over the last two axes for positive definite `a`, differentiable in both."""
-    return _trace_product(_inverse(_expand(double(a))), double(b)).cast(result_type(a, b))
+    s = _expand(a)
+    return _finish(s.valid, _trace_product(_inverse(s), double(b)), a, b)
 
 
 def solve_triangular(lower: mx.array, b: mx.array) -> mx.array:
@@ -125,16 +133,17 @@ def solve_triangular(lower: mx.array, b: mx.array) -> mx.array:
 
     Derivatives are exact to third order. nan where L is singular.
     """
-    triangle = lower_triangle(double(lower))
-    regular = all_of(magnitude(triangle.diagonal) > 0, 1)  # MLX's tri_inv raises, for the whole batch
-    triangle = where(regular, triangle, identity(lower.shape[-1]), axes=2)
+    n = lower.shape[-1]
+    regular = all_of(magnitude(double(lower).diagonal) > 0, 1)  # MLX's tri_inv raises, for the whole batch
+    lower_part = where(lower_ones(n) > 0, lower, 0.0)
+    triangle = double(where(regular, lower_part, identity(n).cast(lower.dtype), axes=2))
     inverse = lower_inverse(constant(triangle))
     g = inverse @ (triangle - constant(triangle))
     start = inverse @ double(b)
     x = start
     for _ in range(3):
         x = start - g @ x
-    return where(regular, x, math.nan, axes=2).cast(result_type(lower, b))
+    return _finish(regular, x, lower, b, axes=2)
 
 
 def _logdet(s: _Expansion) -> Double:
@@ -145,12 +154,8 @@ def _logdet(s: _Expansion) -> Double:
 
 def logdet_pd(a: mx.array) -> mx.array:
     """log det of a positive definite `a`, (..., n, n); derivatives exact to third order, nan where it is not."""
-    s = _expand(double(a))
-    return where(s.valid, _logdet(s), math.nan).cast(result_type(a))
-
-
-def _log_density(valid: mx.array, value: Double, *inputs: mx.array) -> mx.array:
-    return where(valid, value, -math.inf).cast(result_type(*inputs))
+    s = _expand(a)
+    return _finish(s.valid, _logdet(s), a)
 
 
 def mvn_log_density(x: mx.array, mean: mx.array, cov: mx.array) -> mx.array:
@@ -159,7 +164,7 @@ def mvn_log_density(x: mx.array, mean: mx.array, cov: mx.array) -> mx.array:
     Third derivatives are exact. -inf, with zero gradients, where cov is not positive definite. In the quadratic form
     r.S^-1 r = r.y - y.E y + t.C t - u.E u, C is S0^-1, y = C r, t = E y and u = C t.
     """
-    s = _expand(double(cov))
+    s = _expand(cov)
     r = (double(x) - double(mean)).new_axis(-2)  # rows, so that one matrix and many vectors are one product
     inverse = s.inverse
     y = r @ inverse
@@ -167,31 +172,31 @@ def mvn_log_density(x: mx.array, mean: mx.array, cov: mx.array) -> mx.array:
     u = t @ inverse
     quadratic = (y * (r - t) + u * (t - u @ s.e)).sum(2)
     value = -0.5 * (quadratic + _logdet(s)) - x.shape[-1] * HALF_LOG_2PI
-    return _log_density(s.valid, value, x, mean, cov)
+    return _finish(s.valid, value, x, mean, cov, otherwise=-math.inf)
 
 
-def _log_wishart_constant(df: Double, n: int) -> tuple[mx.array, Double]:
-    """Whether df > n - 1, and log of 2^(n df / 2) times the n-variate gamma function of df / 2."""
-    proper = df > n - 1
-    half = 0.5 * where(proper, df, float(n))
-    return proper, (n * math.log(2)) * half + multigammaln(half, n)
+def _degrees(df: mx.array, n: int) -> tuple[mx.array, Double, Double]:
+    """Whether df > n - 1; df; log of 2^(n df / 2) times the n-variate gamma function of df / 2."""
+    proper = constant(double(df)) > n - 1
+    d = double(where(proper, df, float(n)))
+    return proper, d, (0.5 * n * math.log(2)) * d + multigammaln(0.5 * d, n)
 
 
 def wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
     """The log density at x of Wishart(df, scale), matrices (..., n, n); derivatives and edges as for the normal."""
-    n, d = scale.shape[-1], double(df)
-    value, center = _expand(double(x)), _expand(double(scale))
-    proper, constants = _log_wishart_constant(d, n)
+    n, value, center = scale.shape[-1], _expand(x), _expand(scale)
+    proper, d, constants = _degrees(df, n)
     trace = _trace_product(_inverse(center), double(x))
     density = 0.5 * ((d - (n + 1)) * _logdet(value) - d * _logdet(center) - trace) - constants
-    return _log_density(both(proper, both(value.valid, center.valid)), density, x, df, scale)
+    valid = both(proper, both(value.valid, center.valid))
+    return _finish(valid, density, x, df, scale, otherwise=-math.inf)
 
 
 def inv_wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
     """The log density at x of the inverse of a Wishart(df, scale^-1) matrix; derivatives and edges as for it."""
-    n, d = scale.shape[-1], double(df)
-    value, center = _expand(double(x)), _expand(double(scale))
-    proper, constants = _log_wishart_constant(d, n)
+    n, value, center = scale.shape[-1], _expand(x), _expand(scale)
+    proper, d, constants = _degrees(df, n)
     trace = _trace_product(_inverse(value), double(scale))
     density = 0.5 * (d * _logdet(center) - (d + (n + 1)) * _logdet(value) - trace) - constants
-    return _log_density(both(proper, both(value.valid, center.valid)), density, x, df, scale)
+    valid = both(proper, both(value.valid, center.valid))
+    return _finish(valid, density, x, df, scale, otherwise=-math.inf)

@@ -55,6 +55,10 @@ class Mask(GenerativeFunction):
         self.inner = checked_kernel("mask", inner)
         self.__name__ = f"mask({name_of(inner)})"
 
+    @property
+    def identity(self) -> Any:
+        return (Mask, self.inner.identity)
+
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         return at_least(self, super().bind(args, kwargs), 1, "(active, *arguments of the inner function)")
 

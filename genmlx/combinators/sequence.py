@@ -68,6 +68,10 @@ class Sequence(GenerativeFunction):
         self.kernel = checked_kernel(self.name, kernel)
         self.__name__ = f"{self.name}({name_of(kernel)})"
 
+    @property
+    def identity(self) -> Any:
+        return (type(self), self.kernel.identity)
+
     def length(self, args: tuple) -> int:
         raise NotImplementedError
 

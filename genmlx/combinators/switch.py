@@ -65,6 +65,10 @@ class Switch(GenerativeFunction):
         self.branches = [checked_kernel("switch", branch) for branch in branches]
         self.__name__ = f"switch({', '.join(map(name_of, branches))})"
 
+    @property
+    def identity(self) -> Any:
+        return (Switch, *(branch.identity for branch in self.branches))
+
     def _chosen(self, index: Any) -> int | None:
         """The branch, when it is known on the host."""
         found = host_value(index)

@@ -70,6 +70,11 @@ class Vmap(GenerativeFunction):
         self.in_axes, self.axis_size = in_axes, axis_size
         self.__name__ = f"vmap({name_of(kernel)})"
 
+    @property
+    def identity(self) -> Any:
+        axes = tuple(self.in_axes) if isinstance(self.in_axes, list) else self.in_axes
+        return (Vmap, self.kernel.identity, axes, self.axis_size)
+
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         args = super().bind(args, kwargs)
         return tuple(map(self._column, args, self._axes(args)))

@@ -103,6 +103,10 @@ class Dimap(Wrapped):
         self._pre, self._post = pre, post
         self.__name__ = f"{name}({name_of(inner)})"
 
+    @property
+    def identity(self) -> Any:
+        return (Dimap, self.inner.identity, self._pre, self._post)
+
     def pre(self, args: tuple) -> tuple:
         if self._pre is None:
             return args

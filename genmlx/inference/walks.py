@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import optree
 
 from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.dist.distribution import DistTrace
 from genmlx.errors import BatchError, UsageError
 from genmlx.gfi import Call
 from genmlx.inference.kernels import Kernel, Step, itself
 from genmlx.inference.problem import impossible, latents
 from genmlx.inference.replay import BatchedStep, Lanes
 from genmlx.masked import Masked
-from genmlx.pytree import map_arrays, split_arrays
+from genmlx.pytree import NAMESPACE, map_arrays, split_arrays
 from genmlx.trace import Trace
-from genmlx.vectorized import VectorizedTrace, _batch, _without_args, vgenerate, where
+from genmlx.vectorized import VectorizedTrace, _batch, _replaced, _without_args, vgenerate, where
+from genmlx.versions import current_pins
 
 STARTS = 100  # that are drawn before the observations are called impossible
 
@@ -43,12 +46,25 @@ def started(call: Call, observations: ChoiceMap, make_kernel: MakeKernel, chains
 def resumed(trace: Any, kernel: Kernel, observations: ChoiceMap) -> Walk:
     """The chains at given traces: one, or the lanes of a batch."""
     if isinstance(trace, VectorizedTrace):
-        return Batch(trace, kernel, observations)
+        return Batch(_batch(_in_this_run(trace.lanes), trace.args, trace.n), kernel, observations)
+    trace = _in_this_run(trace)
     try:
         lanes = map_arrays(lambda array: array[None], _without_args(trace))
         return Batch(_batch(lanes, trace.args, 1), kernel, observations)
     except BatchError:
         return Single(trace, kernel, observations)
+
+
+def _in_this_run(tree: Any) -> Any:
+    """The same traces with the pins of this run, as those have that its steps make: a recorded step compares them."""
+
+    def visit(node: Any) -> Any:
+        if not isinstance(node, Trace):
+            return node
+        parts = {slot: _in_this_run(getattr(node, slot)) for slot in node.data}
+        return _replaced(node, **parts, **({} if isinstance(node, DistTrace) else {"pins": current_pins()}))
+
+    return optree.tree_map(visit, tree, is_leaf=lambda node: isinstance(node, Trace), namespace=NAMESPACE)
 
 
 def _start(call: Call, observations: ChoiceMap, chains: int, keys: list) -> VectorizedTrace:

@@ -151,7 +151,7 @@ def whole_step(x, q):
 @gen
 def walk(t, x, q):
     trace("obs", normal(x, 1.0))
-    return trace("x", dist.log_normal(0.1 * x, q))
+    return trace("x", dist.log_normal(-mx.tanh(x), 0.1 + mx.tanh(q)))
 
 
 MODELS = {
