@@ -102,7 +102,7 @@ def _last(axes: int) -> tuple:
 def number(x: float) -> Double:
     if struct.unpack("f", struct.pack("f", x))[0] == x or x != x:
         return double(mx.array(x, dtype=mx.float32))
-    return Double(mx.squeeze(mx.arange(x, x + 1, 1, dtype=mx.float64, stream=CPU), stream=CPU))
+    return Double(mx.squeeze(mx.arange(x, x + 0.5, 1, dtype=mx.float64, stream=CPU), stream=CPU))
 
 
 def double(x: mx.array) -> Double:

@@ -14,8 +14,14 @@ from genmlx.inference.kernels import repeat_kernel as repeat_kernel
 from genmlx.inference.kernels import reversal as reversal
 from genmlx.inference.kernels import seed_kernel as seed_kernel
 from genmlx.inference.kernels import with_reversal as with_reversal
+from genmlx.inference.laplace import LaplaceApproximation as LaplaceApproximation
+from genmlx.inference.laplace import NoPeak as NoPeak
+from genmlx.inference.laplace import laplace as laplace
+from genmlx.inference.log_density import LogDensity as LogDensity
 from genmlx.inference.loop import InferenceInterrupted as InferenceInterrupted
 from genmlx.inference.loop import Progress as Progress
+from genmlx.inference.map_optimize import Optimum as Optimum
+from genmlx.inference.map_optimize import map_optimize as map_optimize
 from genmlx.inference.mh import mh as mh
 from genmlx.inference.mh import mh_kernel as mh_kernel
 from genmlx.inference.moves import Translated as Translated
@@ -24,6 +30,7 @@ from genmlx.inference.posterior import Posterior as Posterior
 from genmlx.inference.predictive import log_likelihood as log_likelihood
 from genmlx.inference.predictive import predictive as predictive
 from genmlx.inference.round_trip import RoundTripError as RoundTripError
+from genmlx.inference.starts import NoStartingPoint as NoStartingPoint
 from genmlx.inference.translators import DeterministicTranslator as DeterministicTranslator
 from genmlx.inference.translators import GeneralTranslator as GeneralTranslator
 from genmlx.inference.translators import SimpleExtendingTranslator as SimpleExtendingTranslator

@@ -19,12 +19,12 @@ from genmlx import random
 from genmlx.backend.recording import recorded
 from genmlx.errors import ParameterError
 from genmlx.gfi import Call, gen_errors
-from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate
+from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate, identity_metric
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, positive_count
 from genmlx.inference.replay import REPLAYED
-from genmlx.inference.warmup import Warmup, first_step_size
+from genmlx.inference.warmup import Warmup
 from genmlx.versions import pinned
 
 # Steps whose noise is drawn at once; steps of one evaluation at most; draws that are unpacked at once.
@@ -39,7 +39,7 @@ class Noise(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What warm-up finds: ``step_size []`` and the metric."""
+    """What warm-up finds: ``step_size [n, 1]`` and the metric."""
 
     step_size: mx.array
     metric: Metric
@@ -129,14 +129,12 @@ class Walk:
         self.sampler, self.dense = sampler, dense
         self.point = evaluate(value_and_grad, start)
         mx.eval(self.point)
-        tuning = Warmup(0, self.dim, 0.5, dense)
-        self.tune(1.0, tuning.metric)
+        self.tune(1.0, identity_metric(self.dim, dense))
         noise = next(noises(mx.random.key(0), self.n, self.dim))
         self.init = _Graph(sampler.init, self.point, noise, self.tuning)
         state = self.init.fill(self.init(self.point, noise, self.tuning))
         self.step = _Graph(self._packed_step, state, noise, self.tuning)
         self.execution = self.step.execution
-        self.ticks = 0
 
     def _packed_step(self, state: Any, noise: Noise, tuning: Tuning) -> Any:
         """The step, with all of its info in one array ``[n, width]``: done, position, gradient, log density, stats."""
@@ -145,9 +143,11 @@ class Walk:
         columns = [info.done, info.point, *info.stats.values()]
         return state, mx.concatenate([column.astype(mx.float32) for column in columns], axis=-1)
 
-    def tune(self, step_size: float, metric: Metric) -> None:
-        self.step_size = step_size
-        self.tuning = Tuning(mx.array(step_size, dtype=mx.float32), metric)
+    def tune(self, step_size: Any, metric: Metric) -> None:
+        """Set the step size, one number or one for each chain, and the metric."""
+        sizes = mx.array(step_size, dtype=mx.float32).reshape(-1, 1)
+        self.tuning = Tuning(mx.contiguous(mx.broadcast_to(sizes, (self.n, 1))), metric)
+        self.step_size = mx.min(sizes).item()
 
     def column(self, name: str) -> int:
         return 2 + 2 * self.dim + self.names.index(name)
@@ -189,26 +189,24 @@ class Walk:
         if transitions == 0 and step_size is not None:
             self.tune(step_size, self.tuning.metric)
             return
-        learned = Warmup(transitions, self.dim, target_accept, self.dense)
+        learned = Warmup(transitions, self.n, self.dim, target_accept, self.dense)
         supply = noises(key, self.n, self.dim)
 
-        def find_step_size(begin: float) -> None:
-            self.tune(begin, learned.metric)
-            learned.dual.restart(first_step_size(lambda e: self._accept_at(e, next(supply)), begin, target_accept))
-            self.tune(learned.step_size, learned.metric)
+        def accept_at(step_size: Any) -> Any:
+            self.tune(step_size, learned.metric)
+            return self._column(self._first_step(next(supply)), "accept")
 
         def block(start: int, stop: int) -> dict:
-            accept, diverged = 0.0, 0.0
+            shown = {}
             for _ in range(start, stop):
+                self.tune(learned.step_size, learned.metric)
                 kept = self._transition(supply)
-                accept = mx.mean(kept[:, self.column("accept")]).item()
-                if learned.update(accept, self.point.position):
-                    find_step_size(learned.step_size)
-                else:
-                    self.tune(learned.step_size, learned.metric)
-            return {"accept": accept, "step_size": self.step_size, "diverging": diverged}
+                if learned.update(self._column(kept, "accept"), self.point.position):
+                    learned.find_step_size(accept_at)
+                shown = {name: float(self._column(kept, name).mean()) for name in self.names}
+            return {**shown, "step_size": self.step_size}
 
-        find_step_size(1.0 if step_size is None else step_size)
+        learned.find_step_size(accept_at, None if step_size is None else [step_size] * self.n)
         loop.run("warmup", transitions, block, least=0)
         self.tune(learned.finish(), learned.metric)
 
@@ -220,7 +218,6 @@ class Walk:
             for _ in range(self.sampler.look_after(self.step_size)):
                 *state, row = self.step(state, next(supply), self.tuning)
                 kept = row if kept is None else mx.where(kept[:, :1] > 0, kept, row)
-            self.ticks += 1
             assert kept is not None
             waiting = mx.any(kept[:, 0] == 0)
             mx.eval(state, kept, waiting)
@@ -230,11 +227,16 @@ class Walk:
         self.point = Point(kept[:, 1 : d + 1], kept[:, 2 * d + 1 : 2 * d + 2], kept[:, d + 1 : 2 * d + 1])
         return kept
 
-    def _accept_at(self, step_size: float, noise: Noise) -> float:
-        """The mean acceptance after the first step of a transition."""
-        self.tune(step_size, self.tuning.metric)
+    def _first_step(self, noise: Noise) -> mx.array:
+        """The first step of a transition, packed; a transition of one step would be done."""
         *_, row = self.step(self.init(self.point, noise, self.tuning), noise, self.tuning)
-        return mx.mean(row[:, self.column("accept")]).item()
+        return row
+
+    def _column(self, row: mx.array, name: str) -> Any:
+        """One statistic of each chain, as a numpy array."""
+        import numpy as np
+
+        return np.array(row[:, self.column(name)], dtype=float)
 
 
 class _Record:

@@ -1,13 +1,14 @@
 """Warm-up of gradient samplers: a step size by dual averaging and a mass matrix from windows of draws, as in Stan.
 
 Hoffman and Gelman (2014), section 3.2; Stan Reference Manual, "Automatic parameter tuning". Where Stan adapts each
-chain by itself, all chains share what they learn here: one step size, from their mean acceptance, and one mass
-matrix, from the draws of all of them. With many chains that is known after far fewer transitions.
+chain by itself, the chains share what they learn here: one mass matrix, from the draws of all of them, and then one
+step size, from their mean acceptance. With many chains that is known after far fewer transitions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -23,31 +24,39 @@ _SMALLEST, _LARGEST = 1e-10, 1e7
 class DualAveraging:
     """Moves log(step size) until the mean acceptance is the target; ``averaged`` is what to keep in the end.
 
-    Nesterov (2009), with Stan's gamma 0.05, t0 10 and kappa 0.75; it is drawn towards ten times where it began.
+    Nesterov (2009), with Stan's gamma 0.05, t0 10 and kappa 0.75; it is drawn towards ten times where it began. Step
+    sizes are numpy arrays, ``[chains]`` or ``[1]``.
     """
 
-    def __init__(self, step_size: float, target: float):
+    def __init__(self, step_size: Any, target: float):
         self.target = target
         self.restart(step_size)
 
-    def restart(self, step_size: float) -> None:
-        self.step_size = self._began = step_size
-        self._mu, self._error, self._log_averaged, self._count = math.log(10 * step_size), 0.0, 0.0, 0
+    def restart(self, step_size: Any) -> None:
+        import numpy as np
 
-    def update(self, accept: float) -> None:
-        accept = min(1.0, accept) if math.isfinite(accept) else 0.0
+        self._np = np
+        self.step_size = self._began = np.array(step_size, dtype=float)
+        self._mu, self._count = np.log(10 * self._began), 0
+        self._error = self._log_averaged = np.zeros_like(self._began)
+
+    def update(self, accept: Any) -> None:
+        np = self._np
+        accept = np.clip(np.nan_to_num(accept, nan=0.0), 0.0, 1.0)
         self._count += 1
         weight = 1 / (self._count + _T0)
         self._error = (1 - weight) * self._error + weight * (self.target - accept)
         log_step = self._mu - self._error * math.sqrt(self._count) / _GAMMA
         decay = self._count**-_KAPPA
         self._log_averaged = decay * log_step + (1 - decay) * self._log_averaged
-        self.step_size = _within(math.exp(min(log_step, 50.0)))
+        self.step_size = np.exp(np.clip(log_step, math.log(_SMALLEST), math.log(_LARGEST)))
 
     @property
-    def averaged(self) -> float:
+    def averaged(self) -> Any:
         """What it began with, until it has seen enough to have come back from ten times that."""
-        return self._began if self._count < _SETTLED else _within(math.exp(self._log_averaged))
+        if self._count < _SETTLED:
+            return self._began
+        return self._np.exp(self._np.clip(self._log_averaged, math.log(_SMALLEST), math.log(_LARGEST)))
 
 
 class Welford:
@@ -91,22 +100,34 @@ class Welford:
 
 
 class Warmup:
-    """What warm-up knows: the step size and the metric, and at which transitions it learns a new metric."""
+    """What warm-up knows: the step size and the metric, and at which transitions it learns a new metric.
 
-    def __init__(self, transitions: int, dim: int, target_accept: float, dense: bool):
+    Until the first metric each chain has a step size of its own, for a chain that starts far out may need one that is
+    a thousand times smaller to come in at all. From then on they share one.
+    """
+
+    def __init__(self, transitions: int, chains: int, dim: int, target_accept: float, dense: bool):
+        import numpy as np
+
+        self._np = np
         self.metric: Metric = identity_metric(dim, dense)
-        self.dual = DualAveraging(1.0, target_accept)
+        self.dual = DualAveraging(np.ones(chains), target_accept)
         self.first, self.ends = windows(transitions)
         self._dim, self._dense, self._done = dim, dense, 0
         self._draws = Welford(dim, dense)
 
     @property
-    def step_size(self) -> float:
+    def step_size(self) -> Any:
         return self.dual.step_size
 
-    def update(self, accept: float, positions: mx.array) -> bool:
+    def find_step_size(self, accept_at: Callable[[Any], Any], begin: Any = None) -> None:
+        """Begin dual averaging anew; ``accept_at`` is the acceptance ``[chains]`` of one step of given sizes."""
+        begin = self._np.array(self.step_size if begin is None else begin, dtype=float)
+        self.dual.restart(first_step_size(lambda e: self._shared(accept_at(e)), begin, self.dual.target))
+
+    def update(self, accept: Any, positions: mx.array) -> bool:
         """After one transition of all chains; True when the metric is new, and a first step size is to be found."""
-        self.dual.update(accept)
+        self.dual.update(self._shared(accept))
         self._done += 1
         if self.first < self._done <= (self.ends[-1] if self.ends else 0):
             self._draws.add(positions)
@@ -115,19 +136,26 @@ class Warmup:
             return False
         self.metric = self._learned()
         self._draws = Welford(self._dim, self._dense)
+        self.dual.restart(self._one(self.dual.averaged))
         return True
 
-    def _learned(self) -> Metric:
-        import numpy as np
+    def finish(self) -> Any:
+        """The step size to sample with, ``[1]``."""
+        return self._one(self.dual.averaged)
 
+    def _shared(self, accept: Any) -> Any:
+        """The acceptance of each chain, or the mean of all where they share a step size."""
+        return accept if len(self.step_size) > 1 else self._np.nan_to_num(accept).mean(keepdims=True)
+
+    def _one(self, step_sizes: Any) -> Any:
+        return self._np.exp(self._np.median(self._np.log(step_sizes), keepdims=True))
+
+    def _learned(self) -> Metric:
+        np = self._np
         found = np.array(self._draws.regularised(), dtype=np.float64)
         if not np.all(np.isfinite(found)):
             return self.metric
         return metric((found + found.T) / 2 if self._dense else found, self._dim)
-
-    def finish(self) -> float:
-        """The step size to sample with."""
-        return self.dual.averaged
 
 
 def windows(transitions: int) -> tuple[int, list[int]]:
@@ -156,19 +184,18 @@ def windows(transitions: int) -> tuple[int, list[int]]:
     return first, ends
 
 
-def first_step_size(accept_at: Any, step_size: float, target: float) -> float:
+def first_step_size(accept_at: Callable[[Any], Any], step_size: Any, target: float) -> Any:
     """Doubled or halved until the acceptance of one step crosses the target (Hoffman and Gelman 2014, algorithm 4).
 
-    Of the two step sizes about the target it is the smaller one.
+    Of the two step sizes about the target it is the smaller one. ``step_size`` is a numpy array.
     """
+    import numpy as np
+
     larger = accept_at(step_size) > target
-    while _SMALLEST < step_size < _LARGEST:
-        following = 2 * step_size if larger else step_size / 2
-        if (accept_at(following) > target) != larger:
-            return _within(min(step_size, following))
-        step_size = following
-    return _within(step_size)
-
-
-def _within(step_size: float) -> float:
-    return min(max(step_size, _SMALLEST), _LARGEST)
+    looking = np.ones_like(larger)
+    while looking.any():
+        following = np.where(looking, np.where(larger, 2 * step_size, step_size / 2), step_size)
+        crossed = (accept_at(following) > target) != larger
+        step_size = np.where(looking & ~(crossed & larger), following, step_size)
+        looking &= ~crossed & (step_size > _SMALLEST) & (step_size < _LARGEST)
+    return np.clip(step_size, _SMALLEST, _LARGEST)

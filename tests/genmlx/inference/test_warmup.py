@@ -29,50 +29,51 @@ def test_windows_grow_and_leave_the_last_transitions_to_the_step_size(transition
 def test_dual_averaging_finds_the_step_size_of_the_target():
     """For an acceptance exp(-step): the target 0.8 is at 0.223."""
     rng = np.random.default_rng(1)
-    dual = DualAveraging(5.0, 0.8)
+    dual = DualAveraging([5.0], 0.8)
     for _ in range(2000):
-        dual.update(math.exp(-dual.step_size) + 0.1 * rng.normal())
-    assert dual.averaged == pytest.approx(-math.log(0.8), rel=0.1)
+        dual.update(np.exp(-dual.step_size) + 0.1 * rng.normal())
+    assert dual.averaged.item() == pytest.approx(-math.log(0.8), rel=0.1)
 
 
 def test_the_first_updates_of_dual_averaging():
     """Hoffman and Gelman (2014), algorithm 5, by hand. Catches gamma, t0 or kappa in the wrong place."""
-    dual = DualAveraging(0.5, 0.8)
+    dual = DualAveraging([0.5], 0.8)
     dual.update(0.3)
     error = 0.5 / 11
-    assert dual.step_size == pytest.approx(5.0 * math.exp(-error / 0.05))
-    first = math.log(dual.step_size)
+    assert dual.step_size.item() == pytest.approx(5.0 * math.exp(-error / 0.05))
+    first = math.log(dual.step_size.item())
     dual.update(1.0)
     error = (1 - 1 / 12) * error + (0.8 - 1.0) / 12
     second = math.log(5.0) - error * math.sqrt(2) / 0.05
-    assert dual.step_size == pytest.approx(math.exp(second))
+    assert dual.step_size.item() == pytest.approx(math.exp(second))
     logs = [first, second]
     assert dual.averaged == 0.5  # too early to leave where it began
     for _ in range(8):
         dual.update(0.9)
-        logs.append(math.log(dual.step_size))
+        logs.append(math.log(dual.step_size.item()))
     mean = logs[0]
     for count, log_step in enumerate(logs[1:], 2):
         mean = count**-0.75 * log_step + (1 - count**-0.75) * mean
-    assert math.log(dual.averaged) == pytest.approx(mean)
+    assert math.log(dual.averaged.item()) == pytest.approx(mean)
 
 
 def test_dual_averaging_survives_an_acceptance_that_is_not_a_number():
-    dual = DualAveraging(1.0, 0.8)
+    dual = DualAveraging([1.0], 0.8)
     for _ in range(200):
         dual.update(math.nan)
-    assert 0 < dual.step_size < 1e-3 and math.isfinite(dual.averaged)
+    assert 0 < dual.step_size.item() < 1e-3 and math.isfinite(dual.averaged.item())
 
 
-@pytest.mark.parametrize("begin", [1e-4, 1.0, 1e4])
-def test_the_first_step_size_crosses_the_target(begin):
-    found = first_step_size(lambda e: math.exp(-e), begin, 0.8)
-    assert 0.5 * 0.2231 <= found <= 0.2231
+def test_the_first_step_size_crosses_the_target():
+    """Each of its elements by itself, and the smaller of the two sizes about the target."""
+    found = first_step_size(lambda e: np.exp(-e / np.array([1.0, 1.0, 1e-3])), np.array([1e-4, 1e4, 1.0]), 0.8)
+    scaled = found / np.array([1.0, 1.0, 1e-3])
+    assert np.all(0.5 * 0.2231 <= scaled) and np.all(scaled <= 0.2231)
 
 
 @pytest.mark.parametrize("accept, end", [(0.0, 1e-10), (1.0, 1e7), (math.nan, 1e-10)])
 def test_the_first_step_size_ends_where_nothing_crosses(accept, end):
-    assert first_step_size(lambda e: accept, 1.0, 0.8) == end
+    assert first_step_size(lambda e: np.full_like(e, accept), np.ones(2), 0.8).tolist() == [end, end]
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -94,13 +95,13 @@ def test_welford_is_the_covariance_of_all_batches(dense):
 def test_the_chains_share_one_metric_and_it_is_learned_at_the_ends_of_windows():
     """Catches a window that keeps the draws of the one before: their scale is a hundred times off here."""
     rng = np.random.default_rng(3)
-    learned = Warmup(200, 2, 0.8, dense=False)
+    learned = Warmup(200, 20, 2, 0.8, dense=False)
     first, ends = windows(200)
-    assert ends == [100, 150]
+    assert ends == [100, 150] and len(learned.step_size) == 20
     news = []
     for i in range(1, 201):
         scale = np.array([1.0, 5.0]) * (1 if i > 100 else 100)
-        if learned.update(0.8, mx.array((rng.normal(size=(20, 2)) * scale).astype(np.float32))):
+        if learned.update(np.full(20, 0.8), mx.array((rng.normal(size=(20, 2)) * scale).astype(np.float32))):
             news.append(i)
-    assert news == [100, 150]
+    assert news == [100, 150] and len(learned.step_size) == 1
     assert np.allclose(np.array(learned.metric.inverse_mass), [1.0, 25.0], rtol=0.15)
