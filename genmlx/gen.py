@@ -236,10 +236,10 @@ class GenFn(GenerativeFunction):
         return self if instance is None else MethodType(self, instance)
 
     def _run(self, handler: Handler, args: tuple, version: Version | None = None) -> GenTrace:
-        version = resolve(self) if version is None else version
+        used: Version = resolve(self) if version is None else version
         with handler:
-            retval = version.function(*args, **getattr(args, "kwargs", {}))
-        return GenTrace(self, version, args, retval, handler)
+            retval = used.function(*args, **getattr(args, "kwargs", {}))
+        return GenTrace(self, used, args, retval, handler)
 
     def _simulate(self, args: tuple, key: Any) -> Trace:
         return self._run(handlers.Simulate(self, key), args)

@@ -52,9 +52,6 @@ class Double:
     def __rmul__(self, other: float) -> Double:
         return Double(mx.multiply(_operand(other), self.array, stream=CPU))
 
-    def __rtruediv__(self, other: float) -> Double:
-        return Double(mx.divide(_operand(other), self.array, stream=CPU))
-
     def __matmul__(self, other: Double) -> Double:
         return Double(mx.matmul(self.array, other.array, stream=CPU))
 
@@ -169,6 +166,10 @@ def log(x: Double) -> Double:
     return Double(mx.log(x.array, stream=CPU))
 
 
+def exp(x: Double) -> Double:
+    return Double(mx.exp(x.array, stream=CPU))
+
+
 def lgamma(x: Double) -> Double:
     """log of the gamma function for x > 0, relative 1e-14: ten steps of the recurrence below 10, Stirling's series."""
     low = indicator(x < 10)
@@ -177,12 +178,14 @@ def lgamma(x: Double) -> Double:
     for j in range(1, 10):
         product = product * (y + j)
     z = x + 10 * low
-    w = 1 / z
+    log_z = log(z)
+    w = exp(-1 * log_z)  # MLX's has seven digits; the second derivative of a quotient would have a constant
+    w = w * (2 - z * w)
     u = w * w
     tail = u * _STIRLING[0] + _STIRLING[1]
     for coefficient in _STIRLING[2:]:
         tail = tail * u + coefficient
-    return (z - 0.5) * log(z) - z + w * tail + HALF_LOG_2PI - low * log(product)
+    return (z - 0.5) * log_z - z + w * tail + HALF_LOG_2PI - low * log(product)
 
 
 def multigammaln(x: Double, n: int) -> Double:

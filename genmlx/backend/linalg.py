@@ -46,9 +46,10 @@ def factor_stream() -> mx.DeviceType | None:
 
 
 class _Expansion(NamedTuple):
-    """S0 by its factors, and E. Where S is not positive definite, S0 is the identity and E has no derivatives."""
+    """S, S0 by its factors, and E. Where S is not positive definite, it is the identity without derivatives."""
 
     valid: mx.array
+    matrix: Double
     factor: Double
     inverse_factor: Double
     e: Double
@@ -72,7 +73,7 @@ def _expand(a: mx.array) -> _Expansion:
     valid = both(all_of(factor.diagonal > 0, 1), misfit <= _TOLERANCE * largest(original.diagonal, 1))
     factor = Double(where(valid, factor.array, eye.array, axes=2))
     s = _symmetric(double(where(valid, a, eye.cast(a.dtype), axes=2)))
-    return _Expansion(valid, factor, lower_inverse(factor), s - constant(s))
+    return _Expansion(valid, s, factor, lower_inverse(factor), s - constant(s))
 
 
 def _symmetric(a: Double) -> Double:
@@ -186,7 +187,7 @@ def wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.array:
     """The log density at x of Wishart(df, scale), matrices (..., n, n); derivatives and edges as for the normal."""
     n, value, center = scale.shape[-1], _expand(x), _expand(scale)
     proper, d, constants = _degrees(df, n)
-    trace = _trace_product(_inverse(center), double(x))
+    trace = _trace_product(_inverse(center), value.matrix)
     density = 0.5 * ((d - (n + 1)) * _logdet(value) - d * _logdet(center) - trace) - constants
     valid = both(proper, both(value.valid, center.valid))
     return _finish(valid, density, x, df, scale, otherwise=-math.inf)
@@ -196,7 +197,7 @@ def inv_wishart_log_density(x: mx.array, df: mx.array, scale: mx.array) -> mx.ar
     """The log density at x of the inverse of a Wishart(df, scale^-1) matrix; derivatives and edges as for it."""
     n, value, center = scale.shape[-1], _expand(x), _expand(scale)
     proper, d, constants = _degrees(df, n)
-    trace = _trace_product(_inverse(value), double(scale))
+    trace = _trace_product(_inverse(value), center.matrix)
     density = 0.5 * (d * _logdet(center) - (d + (n + 1)) * _logdet(value) - trace) - constants
     valid = both(proper, both(value.valid, center.valid))
     return _finish(valid, density, x, df, scale, otherwise=-math.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
@@ -19,7 +20,8 @@ def recorded(f: Callable[..., list], *arrays: mx.array) -> Callable[..., list]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "graph.mlxfn")
         mx.export_function(path, f, *arrays)
-        return mx.import_function(path)
+        graph: Any = mx.import_function(path)
+        return graph
 
 
 def depends(f: Callable[..., list], arrays: list[mx.array], sources: int) -> bool:

@@ -89,7 +89,8 @@ def _pair(gen_fn: Any, retval: Any) -> tuple:
 
 def _columns(xs: Any) -> list[tuple[str, Any]]:
     if isinstance(xs, (tuple, dict)):
-        paths, leaves, _ = optree.tree_flatten_with_path(xs, namespace=NAMESPACE)
+        columns: Any = xs
+        paths, leaves, _ = optree.tree_flatten_with_path(columns, namespace=NAMESPACE)
         names = ["xs" + "".join(f"[{part!r}]" for part in path) for path in paths]
         return list(zip(names, leaves, strict=True))
     return [("xs", xs)]

@@ -110,7 +110,7 @@ class Integers(Support):
         return mx.array(0) if _is_inf(self.lo) else mx.array(self.lo)
 
     def enumerate(self) -> mx.array:
-        lo, hi = (int(mx.array(b).item()) for b in (self.lo, self.hi))
+        lo, hi = (int(b) if isinstance(b, (int, float)) else int(b.item()) for b in (self.lo, self.hi))
         return mx.arange(lo, hi + 1, dtype=mx.int32)
 
 

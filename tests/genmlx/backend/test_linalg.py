@@ -1,6 +1,7 @@
 """Positive definite linear algebra against numpy, scipy and closed forms in float64."""
 
 import math
+import struct
 from typing import Any
 
 import mlx.core as mx
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genmlx.backend import linalg
+from genmlx.backend import double, linalg
+from genmlx.backend.special import multigammaln
 
 RNG = np.random.default_rng(7)
 START = RNG.bit_generator.state
@@ -64,14 +66,53 @@ def test_values(n):
     np.testing.assert_allclose(np.array(solved), np.linalg.solve(lower, b.astype(np.float64)), atol=1e-5)
 
 
-def test_mvn_log_density_reaches_3e_5():
-    """Catches a wrong constant, and a quadratic form that was not refined for its gradient's sake."""
-    for n in range(2, 7):
-        s, r = covariance(n, 30), (2 * RNG.normal(size=(30, n))).astype(np.float32)
-        got = np.array(centered(mx.array(r), mx.array(s)), np.float64)
-        for k in range(30):
-            oracle = stats.multivariate_normal(np.zeros(n), s[k].astype(np.float64))
-            assert abs(got[k] - oracle.logpdf(r[k].astype(np.float64))) < 3e-5
+def conditioned(n, condition=1e4):
+    """A random covariance matrix of about this condition number, exactly symmetric in float32."""
+    q, _ = np.linalg.qr(RNG.normal(size=(n, n)))
+    a = ((q * np.exp(RNG.uniform(0, math.log(condition), size=n))) @ q.T * RNG.lognormal()).astype(np.float32)
+    return (a + a.T) / 2
+
+
+def assert_close(got, want):
+    """3e-5, or two units in the last place of the answer."""
+    assert abs(got - want) <= max(3e-5, 2 * np.spacing(np.float32(abs(want)))), (got, want)
+
+
+@pytest.mark.parametrize("n", range(2, 11))
+def test_mvn_log_density_to_the_last_digit(n):
+    """Catches a wrong constant, and float32 anywhere: in x - mean, the factor or the quadratic form."""
+    for _ in range(22):
+        mean, s = (3 * RNG.normal(size=n)).astype(np.float32), conditioned(n)
+        scale = np.linalg.cholesky(s.astype(np.float64))
+        x = (mean + scale @ RNG.normal(size=n) * RNG.choice([1, 3])).astype(np.float32)
+        want = stats.multivariate_normal(mean.astype(np.float64), s.astype(np.float64)).logpdf(x.astype(np.float64))
+        assert_close(linalg.mvn_log_density(mx.array(x), mx.array(mean), mx.array(s)).item(), want)
+
+
+@pytest.mark.parametrize("degrees", [30, 1e3, 1e5])
+@pytest.mark.parametrize("n", range(2, 11))
+def test_wishart_log_densities_to_the_last_digit(n, degrees):
+    """At 1e5 degrees of freedom terms of 1e6 cancel: in float32 the second digit after the point is gone."""
+    pairs = [(linalg.wishart_log_density, stats.wishart), (linalg.inv_wishart_log_density, stats.invwishart)]
+    for ours, family in pairs:
+        for _ in range(4):
+            df, s = np.float32(RNG.uniform(max(n, degrees / 10), degrees)), conditioned(n, 1e3)
+            oracle = family(float(df), s.astype(np.float64))
+            x = oracle.rvs(random_state=RNG).astype(np.float32)
+            x = (x + x.T) / 2
+            want = oracle.logpdf(x.astype(np.float64))
+            assert_close(ours(mx.array(x), mx.array(df), mx.array(s)).item(), want)
+
+
+def test_float64_stays_float64():
+    """Catches results rounded on the way for who has float64 to give."""
+    s, r = covariance(4).astype(np.float64) + 1e-9, RNG.normal(size=4)
+    with mx.stream(mx.cpu):
+        a, x = mx.array(s, dtype=mx.float64), mx.array(r, dtype=mx.float64)
+        got = linalg.mvn_log_density(x, mx.zeros(4, dtype=mx.float64), a)
+    assert got.dtype == mx.float64
+    assert got.item() == pytest.approx(stats.multivariate_normal(np.zeros(4), s).logpdf(r), rel=1e-12)
+    assert linalg.cholesky(a).dtype == mx.float64
 
 
 def test_mvn_log_density_broadcasts():
@@ -134,19 +175,35 @@ def closed_inverse(a):
     return mx.stack([z, -y, x]) / (x * z - y * y)
 
 
+def closed_wishart(x, df, a):
+    trace = (closed_inverse(a) * mx.array([1.0, 2.0, 1.0]) * mx.stack(entries(x))).sum()
+    logdets = [mx.log(m[0, 0] * m[1, 1] - 0.25 * (m[0, 1] + m[1, 0]) ** 2) for m in (x, a)]
+    density = 0.5 * ((df - 3) * logdets[0] - df * logdets[1] - trace)
+    return density - df * math.log(2) - multigammaln(0.5 * df, 2)
+
+
+def closed_inv_wishart(x, df, a):
+    inverse = [m[np.array([[0, 1], [1, 2]])] for m in (closed_inverse(x), closed_inverse(a))]
+    return closed_wishart(inverse[0], df, inverse[1]) - 3 * mx.log(x[0, 0] * x[1, 1] - 0.25 * (x[0, 1] + x[1, 0]) ** 2)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_higher_derivatives(order):
     """Catches one fixed-point step too few: its first missing order of derivative would be zero or halved."""
     a, d = np.array([[2.0, 0.6], [0.6, 1.5]], np.float32), np.array([[0.5, -0.3], [-0.3, 0.8]])
     weights, r = mx.array([0.7, -1.3, 0.4]), mx.array([1.2, -0.7])
     triangle = lambda m: mx.stack([m[0, 0], m[1, 0], m[1, 1]])  # noqa: E731
-    b = mx.array([[1.0], [0.5]])
+    b, c = mx.array([[1.0], [0.5]]), mx.array([[1.5, -0.4], [-0.4, 2.5]])
     cases = [
         (lambda m: (weights * triangle(linalg.cholesky(m))).sum(), lambda m: (weights * closed_cholesky(m)).sum()),
         (lambda m: (weights * triangle(linalg.inverse_pd(m))).sum(), lambda m: (weights * closed_inverse(m)).sum()),
         (linalg.logdet_pd, lambda m: mx.log(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0])),
         (lambda m: centered(r, m), lambda m: closed_mvn(r, m)),
         (lambda m: centered(r * m[0, 0], m), lambda m: closed_mvn(r * m[0, 0], m)),
+        (lambda m: linalg.wishart_log_density(m, 5 + m[0, 0], c), lambda m: closed_wishart(m, 5 + m[0, 0], c)),
+        (lambda m: linalg.wishart_log_density(c, m[1, 0] + 5, m), lambda m: closed_wishart(c, m[1, 0] + 5, m)),
+        (lambda m: linalg.inv_wishart_log_density(m, 5 + m[0, 0], c), lambda m: closed_inv_wishart(m, 5 + m[0, 0], c)),
+        (lambda m: linalg.inv_wishart_log_density(c, m[1, 0] + 5, m), lambda m: closed_inv_wishart(c, m[1, 0] + 5, m)),
         (lambda m: linalg.solve_triangular(m, b)[1, 0], lambda m: (0.5 - m[1, 0] / m[0, 0]) / m[1, 1]),
     ]
     for ours, closed in cases:
@@ -203,6 +260,8 @@ FUNCTIONS = {
     "trace_solve": lambda r, s: linalg.trace_solve(s, s * r),
     "solve_triangular": lambda r, s: linalg.solve_triangular(s, r[:, None]),
     "mvn_log_density": centered,
+    "wishart_log_density": lambda r, s: linalg.wishart_log_density(s, 4 + r[0] * r[0], 0.1 * s + mx.eye(3)),
+    "inv_wishart_log_density": lambda r, s: linalg.inv_wishart_log_density(0.1 * s + mx.eye(3), 4 + r[1] * r[1], s),
 }
 
 
@@ -226,6 +285,35 @@ def test_transformations_and_export(name, tmp_path):
     imported: Any = mx.import_function(path)
     for got, expected in zip(imported(r[0], s[0]), flat(r[0], s[0]), strict=True):
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float64_stays_on_its_stream(name, order, batched, tmp_path, monkeypatch):
+    """Catches what raises on a GPU only: float64 on the default stream, or as a constant, which import puts there."""
+    mx.default_stream(mx.cpu)
+    monkeypatch.setattr(double, "CPU", mx.new_stream(mx.cpu))
+    s, r = mx.array(covariance(3, 2)), mx.array(RNG.normal(size=(2, 3)).astype(np.float32))
+    derivative = lambda r, s: mx.sin(FUNCTIONS[name](r, s)).sum()  # noqa: E731
+    for _ in range(order):
+        derivative = (lambda g: lambda r, s: sum(mx.sin(x).sum() for x in g(r, s)))(mx.grad(derivative, argnums=(0, 1)))
+    function = mx.vmap(derivative) if batched else derivative
+    inputs = (r, s) if batched else (r[0], s[0])
+    entries: list[dict] = []
+    mx.export_function(entries.append, lambda r, s: [function(r, s)], *inputs)
+    (constants,) = [e["constants"] for e in entries if e["type"] == "constants"]
+    assert not [c for _, c in constants if c.dtype == mx.float64]
+    path = tmp_path / "f.mlxfn"
+    mx.export_function(str(path), lambda r, s: [function(r, s)], *inputs)
+    data, place, seen = path.read_bytes(), 0, 0
+    for entry in entries:
+        if entry["type"] == "primitive":  # in the file, a primitive's name follows the number of its stream
+            place = data.index(struct.pack("<Q", len(entry["name"])) + entry["name"].encode(), place + 1)
+            if mx.float64 in [dtype for *_, dtype in entry["inputs"] + entry["outputs"]]:
+                seen += 1
+                assert struct.unpack("<i", data[place - 12 : place - 8])[0] > 0, entry
+    assert seen > 10
 
 
 def test_compiles():

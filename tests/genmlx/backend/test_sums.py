@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genmlx import gen, normal, trace
-from genmlx.backend.sums import summed
+from genmlx.backend.sums import compensated, joined, summed
 from genmlx.dist import iid
 
 
@@ -42,3 +42,25 @@ def test_large_sites():
 
     for model in (plate, repeated):
         assert abs(model.generate((), {"x": x}).weight.item() - exact) < 1e-6 * abs(exact)
+
+
+@pytest.mark.parametrize("n", [1, 2, 50, 1000, 100_000])
+def test_compensated(n):
+    """Within one unit in the last place although the terms cancel; the derivative is the plain sum's."""
+    x = np.random.default_rng(n).normal(0, 1e4, (3, n)).astype(np.float32)
+    x[:, -1] -= x.sum(1)
+    want = x.astype(np.float64).sum(1)
+    got = np.array(compensated(mx.array(x)), dtype=np.float64)
+    assert (np.abs(got - want) <= np.spacing(np.abs(want).astype(np.float32)) + n * 1e-9).all()
+    assert np.array_equal(mx.vmap(compensated)(mx.array(x)), got)
+    assert np.array_equal(mx.grad(lambda a: compensated(a * a).sum())(mx.array(x)), 2 * x)
+
+
+def test_compensated_of_what_is_not_finite():
+    inf = float("inf")
+    assert compensated(mx.array([1.0, -inf])).item() == -inf and compensated(mx.zeros(3)).item() == 0
+    assert np.isnan(compensated(mx.array([inf, -inf])).item())
+
+
+def test_joined():
+    assert joined(mx.zeros((3, 2)), mx.ones((5, 1))).tolist() == [[[0, 0, 1]] * 3] * 5

@@ -9,8 +9,10 @@ from scipy import integrate, special, stats
 
 from genmlx import random
 from genmlx.dist.dirichlet import dirichlet
+from genmlx.dist.dirichlet_multinomial import dirichlet_multinomial
 from genmlx.dist.inv_wishart import inv_wishart
 from genmlx.dist.lkj_cholesky import lkj_cholesky
+from genmlx.dist.multinomial import multinomial
 from genmlx.dist.multivariate_normal import multivariate_normal
 from genmlx.dist.wishart import wishart
 from genmlx.errors import ParameterError, ValueMismatch
@@ -85,6 +87,55 @@ def wishart_by_hand(scipy_family, x, df, scale):
         logdets = power * np.linalg.slogdet(m)[1] - sign * 0.5 * df * np.linalg.slogdet(scale)[1]
         out.append(logdets - 0.5 * trace - constant)
     return np.array(out)
+
+
+def ulp(want):
+    return np.spacing(np.abs(want).astype(np.float32)).astype(np.float64)
+
+
+@pytest.mark.parametrize("k", range(2, 11))
+def test_gaussian_families_to_the_last_digit(k):
+    """Random parameters and points of every size, through the families: float32 loses digits to the condition."""
+    rng = np.random.default_rng(k)
+    for degrees in (3 * k, 300, 1e4, 1e5):
+        q, _ = np.linalg.qr(rng.normal(size=(k, k)))
+        cov = ((q * np.exp(rng.uniform(0, math.log(1e4), size=k))) @ q.T).astype(np.float32)
+        cov = (cov + cov.T) / 2
+        mean, df = rng.normal(size=k).astype(np.float32) * 5, np.float32(rng.uniform(0.5, 1) * degrees)
+        cases = [(multivariate_normal, stats.multivariate_normal(double(mean), double(cov)), (mean, cov))]
+        cases += [(f, g(float(df), double(cov)), (df, cov)) for f, g in MATRIX]
+        for family, oracle, params in cases:
+            x = np.asarray(oracle.rvs(random_state=rng), dtype=np.float32)
+            x = (x + x.T) / 2 if family is not multivariate_normal else x * 2 - mean
+            got, want = family(*params).log_prob(mx.array(x)).item(), oracle.logpdf(double(x))
+            assert abs(got - want) <= max(3e-5, 2 * ulp(want))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+@pytest.mark.parametrize("k", [10, 50, 200])
+def test_many_elements_to_the_last_digit(k, scale):
+    """Terms that are right one by one, added up in float32, are three times too far off at 50."""
+    rng = np.random.default_rng(k)
+    lg = special.gammaln
+    for n in (10, 300, 3000):
+        for _ in range(4):
+            alpha = (rng.gamma(1.5, size=k) * scale + 0.05).astype(np.float32)
+            probs = rng.dirichlet(double(alpha))
+            x, w = np.maximum(probs, 1e-30).astype(np.float32), probs.astype(np.float32)
+            counts, a = rng.multinomial(n, probs).astype(np.int32), double(alpha)
+            exact, shares = double(x) / double(x).sum(), double(w) / double(w).sum()
+            ways = lg(n + 1) - lg(counts + 1).sum()
+            cases = [
+                (dirichlet(alpha), x, (special.xlogy(a - 1, exact) - lg(a)).sum() + lg(a.sum())),
+                (multinomial(n, w), counts, ways + special.xlogy(counts, shares).sum()),
+                (
+                    dirichlet_multinomial(n, alpha),
+                    counts,
+                    ways + (lg(counts + a) - lg(a)).sum() - lg(n + a.sum()) + lg(a.sum()),
+                ),
+            ]
+            for call, value, want in cases:
+                assert abs(call.log_prob(mx.array(value)).item() - want) <= max(3e-5, 2 * ulp(want)), call
 
 
 def factor_of(*below):

@@ -26,7 +26,7 @@ def test_stationary(steps, step_size):
 
 
 def test_conjugate_posteriors():
-    post = hmc(conjugates(), CONJUGATE_DATA, draws=50, warmup=60, chains=100, leapfrog_steps=4, key=1)
+    post = hmc(conjugates(), CONJUGATE_DATA, draws=30, warmup=60, chains=100, leapfrog_steps=4, key=1)
     agrees_with_conjugates(post)
     assert set(post.stats) == {"accept", "energy", "diverging", "step_size", "n_leapfrog"}
 
@@ -35,7 +35,7 @@ def test_one_transition_by_hand():
     """The choice is between where the trajectory began and where it ends, by the whole change in energy."""
     value_and_grad, n = gaussian(), 200
     start = evaluate(value_and_grad, mx.random.normal((n, 3), key=mx.random.key(0)))
-    tuning = Tuning(mx.array(0.8), identity_metric(3))
+    tuning = Tuning(mx.array(0.5), identity_metric(3))
     keys = mx.random.split(mx.random.key(1), 4)
     uniforms = [mx.random.uniform(shape=(n, 1), key=k) for k in keys[:3]]
     noise = Noise(mx.random.normal((n, 3), key=keys[3]), tuple(uniforms))
@@ -45,7 +45,7 @@ def test_one_transition_by_hand():
     for _ in range(3):
         state, info = steps.step(state, noise, tuning)
     assert mx.all(info.done).item()
-    momentum, time = noise.normal, 0.8 * (1 + 0.2 * (2 * uniforms[1] - 1))
+    momentum, time = noise.normal, 0.5 * (1 + 0.2 * (2 * uniforms[1] - 1))
     before = 0.5 * mx.sum(momentum**2, axis=-1, keepdims=True) - start.log_prob
     point = start
     for _ in range(3):
@@ -53,7 +53,7 @@ def test_one_transition_by_hand():
     lost = before - (0.5 * mx.sum(momentum**2, axis=-1, keepdims=True) - point.log_prob)
     accepted = mx.log(uniforms[0]) < lost
     expected = mx.where(accepted, point.position, start.position)
-    assert 20 < mx.sum(accepted).item() < 195
+    assert 20 < mx.sum(accepted).item() < 199
     assert mx.allclose(info.point[:, :3], expected, atol=1e-5).item()
     assert mx.allclose(info.stats["accept"], mx.exp(mx.minimum(lost, 0.0)), atol=1e-5).item()
 

@@ -159,7 +159,7 @@ def test_chains_do_not_share_noise():
 
 
 def test_conjugate_posteriors():
-    post = nuts(conjugates(), CONJUGATE_DATA, draws=30, warmup=60, chains=100, key=1)
+    post = nuts(conjugates(), CONJUGATE_DATA, draws=20, warmup=40, chains=100, key=1)
     agrees_with_conjugates(post)
     assert post.status == "complete" and post.execution == "replayed"
     assert 0.7 < mx.mean(post.stats["accept"]).item() < 0.95
@@ -180,7 +180,7 @@ def test_what_it_reports():
 
 @pytest.mark.slow
 def test_eight_schools():
-    post = nuts(eight_schools(), {"y": mx.array(SCHOOLS)}, draws=150, warmup=250, chains=40, key=1)
+    post = nuts(eight_schools(), {"y": mx.array(SCHOOLS)}, draws=600, warmup=250, chains=8, key=1)
     for address, truth in (("mu", 4.3968), ("tau", 3.5977)):
         assert post.ess(address) >= 400
         assert abs(post.mean(address).item() - truth) < 4.5 * post.mcse(address)
@@ -224,9 +224,24 @@ def funnel(u):
 def test_a_funnel_diverges():
     walk = Walk(sampler(funnel), funnel, mx.random.normal((20, 3), key=mx.random.key(0)))
     with Loop("nuts") as loop:
-        positions, stats = walk.run(loop, random.streams(3), draws=100, warmup=100)
+        positions, stats = walk.run(loop, random.streams(3), draws=60, warmup=60)
     assert mx.sum(stats["diverging"]).item() > 5
     assert np.all(np.isfinite(positions))
+
+
+def test_a_chain_that_starts_far_out_comes_in():
+    """Catches a step size shared from the first transition on: the many that are well leave this one where it is."""
+    far = mx.array([[1e4, -1e4, 1e4]] + [[0.0, 0.0, 0.0]] * 19)
+
+    def stiff(u):
+        value, gradient = gaussian()(u)
+        size = mx.sum(u**4, axis=-1)
+        return value - 0.01 * size, gradient - 0.04 * u**3
+
+    walk = Walk(sampler(stiff), stiff, far)
+    with Loop("nuts") as loop:
+        positions, _ = walk.run(loop, random.streams(3), draws=20, warmup=150)
+    assert np.abs(positions[0]).max() < 10 and np.all(positions[0].std(axis=0) > 0.1)
 
 
 def test_the_depth_of_trees_is_bounded():

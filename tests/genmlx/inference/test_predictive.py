@@ -27,6 +27,7 @@ from genmlx import (
 )
 from genmlx.errors import MissingChoice, UnknownAddress, UsageError
 from genmlx.inference import Posterior, log_likelihood, predictive
+from genmlx.masked import Masked, value_of
 
 OBSERVED = {("y", 0): 1.0, ("y", 1): 2.0}
 NOISE = 0.5
@@ -233,6 +234,20 @@ def _steps(name, n):
     return {(name, t, "y"): 0.3 * t - 1 for t in range(n)}
 
 
+def some_draws(call, observations) -> Posterior:
+    """3 chains of 6 draws: of the prior, since nothing here depends on where draws come from."""
+    traces, _ = call.vgenerate(observations, 18, key=mx.random.key(2))
+    leaves = {a: leaf for a, leaf in traces.choices.items() if a not in choicemap(observations)}
+    return Posterior(
+        {a: value_of(leaf).reshape(3, 6, *value_of(leaf).shape[1:]) for a, leaf in leaves.items()},
+        present={a: leaf.active.reshape(3, 6) for a, leaf in leaves.items() if isinstance(leaf, Masked)},
+        stats={},
+        log_joint=traces.score.reshape(3, 6),
+        call=call,
+        observations=choicemap(observations),
+    )
+
+
 MODELS = {
     "arrays": (arrays(), {"v": [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]], "e": [[1.0, 2.0], [0.0, -1.0]], "n": [3, 0]}),
     "map_over": (mapped(4), _steps("rows", 4)),
@@ -250,7 +265,7 @@ MODELS = {
 def test_pointwise_densities_add_up_to_project(name):
     """For each observation: its elements sum to ``project`` of its address. Catches values in the wrong lane or row."""
     call, observations = MODELS[name]
-    post = mh(call, observations, draws=6, chains=3, key=2)
+    post = some_draws(call, observations)
     found = log_likelihood(call, post)
     assert set(found.addresses()) == set(post.observations)
     events = {"e": (2,), **{a: mx.array(v).shape for a, v in observations.items() if a != "e"}}
@@ -267,7 +282,7 @@ def test_pointwise_densities_add_up_to_project(name):
 
 def test_elements_of_arrays():
     call, observations = MODELS["arrays"]
-    post = mh(call, observations, draws=5, chains=2, key=2)
+    post = some_draws(call, observations)
     found, mu = log_likelihood(call, post), np.array(post["mu"], dtype=float)
     v = stats.norm.logpdf(np.array(observations["v"]), mu[:, :, None], np.array([[1.0], [2.0], [3.0]]))
     assert np.allclose(np.array(found["v"]), v, atol=1e-4)
@@ -279,7 +294,7 @@ def test_elements_of_arrays():
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions_have_the_shapes_of_the_observations(name):
     call, observations = MODELS[name]
-    post = mh(call, observations, draws=6, chains=3, key=2)
+    post = some_draws(call, observations)
     new = predictive(call, post, key=1)
     assert set(new.addresses()) == set(post.observations)
     for address, value in observations.items():
@@ -289,7 +304,7 @@ def test_predictions_have_the_shapes_of_the_observations(name):
 
 def test_choices_that_some_draws_lack():
     """A mask in a batch: the draws without the observation's site are NaN, as in a posterior."""
-    post = mh(masked(), {"z": 0.5}, draws=40, chains=3, key=2)
+    post = some_draws(masked(), {"z": 0.5})
     new = predictive(masked(), post, ("s", "y"), key=1)
     active = np.array(post["k"]) == 1
     assert np.array_equal(np.array(new.has(("s", "y"))), active) and 0 < active.mean() < 1
