@@ -57,7 +57,9 @@ def register(cls: type, flatten: Any, unflatten: Any) -> None:
 
 
 def all_slots(cls: type) -> list[str]:
-    return [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
+    """The slots of a class and its bases, without those that it computes by a property."""
+    slots = [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
+    return [slot for slot in slots if not isinstance(getattr(cls, slot, None), property)]
 
 
 def register_slots(cls: type, data: tuple[str, ...]) -> None:

@@ -55,7 +55,7 @@ class VectorizedTrace:
 
     @property
     def retval(self) -> Any:
-        return self.lanes.retval
+        return self._look(lambda trace: trace.retval)
 
     @property
     def pins(self) -> dict:
@@ -338,7 +338,9 @@ def _batch(trace: Any, args: tuple, n: int) -> VectorizedTrace:
 
 def _without_args(trace: Trace) -> Any:
     """The trace with its arguments, which are shared, taken out, and numbers it returns made arrays."""
-    return _replaced(trace, args=(), retval=_arrays(trace.retval))
+    if "retval" in trace.data:
+        return _replaced(trace, args=(), retval=_arrays(trace.retval))
+    return _replaced(trace, args=())
 
 
 def _with_args(trace: Trace, args: tuple) -> Any:

@@ -4,15 +4,12 @@ Every operation names its stream. ``with mx.stream(mx.cpu)`` sets the default de
 threads that leave it in the wrong order leave the process on the CPU. The derivatives and the batched forms of MLX's
 primitives run where the primitives do.
 
-``mx.import_function`` loads the constants of a graph on the default device, which for float64 raises on a GPU (MLX
-0.32.4). So constants here are float32, cast, or the start of a range, whose numbers are no arrays; and what has
-derivatives passes through no ``mx.where``, whose gradient makes constants: choose before the cast to float64, or after.
+One that does not is ``mx.jvp`` of a selection (MLX 0.32.4): choose before the cast to float64, or after the cast back.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 
 import mlx.core as mx
 
@@ -52,6 +49,9 @@ class Double:
     def __rmul__(self, other: float) -> Double:
         return Double(mx.multiply(_operand(other), self.array, stream=CPU))
 
+    def __rtruediv__(self, other: float) -> Double:
+        return Double(mx.divide(other, self.array, stream=CPU))
+
     def __matmul__(self, other: Double) -> Double:
         return Double(mx.matmul(self.array, other.array, stream=CPU))
 
@@ -84,22 +84,16 @@ class Double:
         return self.array.astype(dtype, stream=CPU)
 
 
-def _operand(x: Double | float) -> mx.array:
-    return x.array if isinstance(x, Double) else number(x).array
+def _operand(x: Double | float) -> mx.array | float:
+    return x.array if isinstance(x, Double) else x
 
 
-def _fixed(x: Double | float) -> mx.array:
-    return mx.stop_gradient(_operand(x), stream=CPU)
+def _fixed(x: Double | float) -> mx.array | float:
+    return constant(x).array if isinstance(x, Double) else x
 
 
 def _last(axes: int) -> tuple:
     return tuple(range(-axes, 0))
-
-
-def number(x: float) -> Double:
-    if struct.unpack("f", struct.pack("f", x))[0] == x or x != x:
-        return double(mx.array(x, dtype=mx.float32))
-    return Double(mx.squeeze(mx.arange(x, x + 0.5, 1, dtype=mx.float64, stream=CPU), stream=CPU))
 
 
 def double(x: mx.array) -> Double:
@@ -166,10 +160,6 @@ def log(x: Double) -> Double:
     return Double(mx.log(x.array, stream=CPU))
 
 
-def exp(x: Double) -> Double:
-    return Double(mx.exp(x.array, stream=CPU))
-
-
 def lgamma(x: Double) -> Double:
     """log of the gamma function for x > 0, relative 1e-14: ten steps of the recurrence below 10, Stirling's series."""
     low = indicator(x < 10)
@@ -178,14 +168,12 @@ def lgamma(x: Double) -> Double:
     for j in range(1, 10):
         product = product * (y + j)
     z = x + 10 * low
-    log_z = log(z)
-    w = exp(-1 * log_z)  # MLX's has seven digits; the second derivative of a quotient would have a constant
-    w = w * (2 - z * w)
+    w = 1 / z
     u = w * w
     tail = u * _STIRLING[0] + _STIRLING[1]
     for coefficient in _STIRLING[2:]:
         tail = tail * u + coefficient
-    return (z - 0.5) * log_z - z + w * tail + HALF_LOG_2PI - low * log(product)
+    return (z - 0.5) * log(z) - z + w * tail + HALF_LOG_2PI - low * log(product)
 
 
 def multigammaln(x: Double, n: int) -> Double:

@@ -28,7 +28,7 @@ def summed(x: mx.array, axes: int | None = None) -> mx.array:
 
 
 def compensated(x: mx.array) -> mx.array:
-    """The sum over the last axis as if in float64, for terms that cancel; its derivatives are those of the plain sum.
+    """The sum over the last axis as if in twice the digits, where terms cancel; derivatives are the plain sum's.
 
     Rounded to a grid coarse enough for all of them, the terms add up without an error, in any order, and what they
     lose is small and added on its own (Rump, Ogita and Oishi 2008, 'Accurate floating-point summation').

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from genmlx.combinators.sequence import Sequence, changed_elements, columns_length, revised_list
+from genmlx.combinators.sequence import Sequence, changed_elements, columns_length
 from genmlx.combinators.whole import stacked_columns
 from genmlx.trace import Trace
 
@@ -39,9 +39,6 @@ class MapOver(Sequence):
 
     def collect(self, args: tuple, retvals: list) -> list:
         return retvals
-
-    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> list:
-        return revised_list(trace.retval, elements, moved, known)
 
     def stacked_inputs(self, args: tuple) -> Any:
         return stacked_columns(args)

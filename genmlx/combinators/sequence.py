@@ -14,9 +14,9 @@ import mlx.core as mx
 from genmlx.address import normalise
 from genmlx.backend.sums import summed
 from genmlx.choicemap import ChoiceMap, from_items
-from genmlx.combinators.elements import Elements
+from genmlx.combinators.elements import Elements, Stack
 from genmlx.combinators.kernel import checked_kernel, require_sub_map
-from genmlx.combinators.whole import run_whole, unstacked
+from genmlx.combinators.whole import LEAST, run_whole
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
 from genmlx.errors import ParameterError, name_of, under
 from genmlx.gfi import GenerativeFunction, argument_diffs, as_weight, total
@@ -28,13 +28,22 @@ from genmlx.trace import Trace
 
 
 class SequenceTrace(Trace):
-    """The traces of the steps, and the parameters that they read."""
+    """The traces of the steps, and the parameters that they read. The return value is put together when asked for."""
 
-    __slots__ = ("elements", "params")
-    data = ("args", "retval", "score", "elements", "params")
+    __slots__ = ("elements", "params", "_retval")
+    data = ("args", "score", "elements", "params")
+    sliced = True  # see Elements: the return value is put together along axis 0
 
     elements: list[Trace] | Elements
     params: dict
+
+    @property
+    def retval(self) -> Any:
+        if self._retval is None:
+            steps = self.elements
+            retvals = steps.retvals() if isinstance(steps, Elements) else [element.retval for element in steps]
+            object.__setattr__(self, "_retval", self.gen_fn.collect(self.args, retvals))
+        return self._retval
 
     def gathered(self) -> ChoiceMap:
         steps = self.elements
@@ -42,8 +51,7 @@ class SequenceTrace(Trace):
         return from_items(each)
 
     def children(self) -> Iterable[Trace]:
-        steps = self.elements
-        return (steps.stack, *steps.own.values()) if isinstance(steps, Elements) else steps
+        return self.elements.traces() if isinstance(self.elements, Elements) else self.elements
 
     def reads(self) -> dict:
         return self.params
@@ -108,19 +116,19 @@ class Sequence(GenerativeFunction):
         require_sub_map(self, constraints)
         n = self.length(args)
         if (whole := run_whole(self, args, n, constraints, key)) is not None:
-            retval = self.collect(args, unstacked(whole.retvals, n))
-            stack = whole.elements.stack
-            return self._trace(args, whole.elements, retval, summed(stack.score), shared_reads(stack)), whole.weight
-        elements: list[Trace] = []
+            stack, elements = whole.trace, Elements([Stack(whole.trace, 0, n)], {}, n)
+            return self._trace(args, elements, summed(stack.score), shared_reads(stack)), whole.weight
+        elements = []
         weights, keys = [], Keys(key)
         for t in range(n):
             with under((t,)):
                 step_args = self.kernel.bind(self.step_args(args, t, elements))
                 element, weight = self.kernel._generate(step_args, constraints.sub((t,)), keys.next())
+                self.next_state(element.retval)  # raises here, not when somebody looks, if there is none
             elements.append(element)
             weights.append(weight)
         score = as_weight(total([e.score for e in elements]))
-        return self._trace(args, elements, self._retval(args, elements), score, _reads(elements)), total(weights)
+        return self._trace(args, elements, score, _reads(elements)), total(weights)
 
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
@@ -171,17 +179,17 @@ class Sequence(GenerativeFunction):
         if not queue and n == len(old):
             if same(trace.args, args):
                 return trace, [], NoChange
-            return self._trace(args, old, trace.retval, trace.score, trace.params), [], NoChange
-        elements = old[:n]
+            return self._trace(args, old, trace.score, trace.params), [], NoChange
+        elements = (Elements.of(old) if n > len(old) and n >= LEAST else old)[:n]
         weights, scores, moved, visited = [], [], set(), set()
         t, place, spills = -1, 0, False
         while spills and t + 1 < n or place < len(queue):
             t = t + 1 if spills and t + 1 < n else queue[place]
             before = old[t] if t < known else None
+            step_args = self.kernel.bind(self.step_args(args, t, elements))
             if before is not None and not spills and t not in changed:
-                step_args, step_diffs = before.args, (NoChange,) * len(before.args)
+                step_diffs = (NoChange,) * len(step_args)
             else:
-                step_args = self.kernel.bind(self.step_args(args, t, elements))
                 step_diffs = () if before is None else argument_diffs(before.args, step_args)
                 if stale:
                     step_diffs = (UnknownChange,) * len(step_diffs)
@@ -205,8 +213,7 @@ class Sequence(GenerativeFunction):
         else:
             score = total([trace.score, *scores, *(-e.score for e in old[n:])])
         params = {**trace.params, **_reads(elements[t] for t in visited)}
-        retval = self.revised(args, trace, elements, moved, known)
-        new = self._trace(args, elements, retval, as_weight(score), params)
+        new = self._trace(args, elements, as_weight(score), params)
         same_length = n == len(old)
         retdiff = VectorDiff(moved) if self.returns_list else UnknownChange
         return new, weights, UnknownChange if not same_length else retdiff if moved else NoChange
@@ -231,21 +238,14 @@ class Sequence(GenerativeFunction):
                 found += [(part, *rest) for rest in below]
         return found
 
-    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> Any:
-        """The return value after the steps in ``moved``, and those from ``known`` on, changed."""
-        return self._retval(args, elements)
-
-    def _retval(self, args: tuple, elements: Any) -> Any:
-        return self.collect(args, [element.retval for element in elements])
-
-    def _trace(self, args: tuple, elements: Any, retval: Any, score: Any, params: dict) -> SequenceTrace:
+    def _trace(self, args: tuple, elements: Any, score: Any, params: dict) -> SequenceTrace:
         return SequenceTrace(
             gen_fn=self,
             args=args,
-            retval=retval,
             score=score,
             elements=elements,
             params=params,
+            _retval=None,
         )
 
 
@@ -293,15 +293,6 @@ def changed_elements(old: Any, new: Any, diff: Any, n: int) -> Iterable[int]:
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return [i for i in range(n) if not same(old[i], new[i])]
     return range(n)
-
-
-def revised_list(old: list, elements: Any, moved: set[int], known: int) -> list:
-    """The return values of all steps, of which only those that changed are looked at."""
-    new = old[:known]
-    for t in moved:
-        if t < known:
-            new[t] = elements[t].retval
-    return new + [elements[t].retval for t in range(known, len(elements))]
 
 
 def _reached(selection: Selection, n: int) -> Iterable[int]:

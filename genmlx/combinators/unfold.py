@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.combinators.kernel import at_least
-from genmlx.combinators.sequence import Sequence, revised_list, whole_number
+from genmlx.combinators.sequence import Sequence, whole_number
 from genmlx.diff import NoChange
 from genmlx.trace import Trace
 
@@ -45,9 +45,6 @@ class Unfold(Sequence):
 
     def collect(self, args: tuple, retvals: list) -> list:
         return retvals
-
-    def revised(self, args: tuple, trace: Any, elements: Any, moved: set[int], known: int) -> list:
-        return revised_list(trace.retval, elements, moved, known)
 
     def stacked_inputs(self, args: tuple) -> Any:
         return mx.arange(self.length(args))

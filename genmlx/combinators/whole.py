@@ -23,7 +23,6 @@ from genmlx import random
 from genmlx.backend.recording import depends, recorded
 from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap, covering, from_items
-from genmlx.combinators.elements import Elements
 from genmlx.dist.values import as_array
 from genmlx.free import Fixed, Free
 from genmlx.gen import GenFn
@@ -39,10 +38,9 @@ _CHUNK = 16
 
 
 class Whole(NamedTuple):
-    """The stacked traces of all steps, their return values, and the weight of the constrained choices."""
+    """The traces of all steps as one, and the weight of the constrained choices."""
 
-    elements: Elements
-    retvals: Any
+    trace: Any
     weight: Any
 
 
@@ -128,7 +126,7 @@ def _independent(sequence: Any, args: tuple, n: int, inputs: Any, given: ChoiceM
         return kernel._generate(kernel.bind(sequence.kernel_args(None, inputs, args)), given, key)
 
     lanes, weight = run(lane, n, key, Lanes(inputs), ChoiceMap(given._root, None if given.is_empty else n))
-    return Whole(Elements(lanes, n), lanes.retval, summed(weight) if isinstance(weight, mx.array) else weight)
+    return Whole(lanes, summed(weight) if isinstance(weight, mx.array) else weight)
 
 
 class _Scored(NamedTuple):
@@ -170,7 +168,7 @@ class _Chain:
         )
         scored = self.batch(before, self.given.merge(from_items(chosen.items())))
         weight = summed(scored.weight) if isinstance(scored.weight, mx.array) else scored.weight
-        return Whole(Elements(scored.trace, self.n), scored.trace.retval, weight)
+        return Whole(scored.trace, weight)
 
     def batch(self, states: Any, choices: ChoiceMap | None = None, shared_state: bool = False) -> _Scored:
         """All steps at once, each with its state, or all with the same."""
@@ -274,10 +272,3 @@ def _like(start: Any, state: Any) -> Any:
             raise ValueError("the state changes its shape")
         made.append(a)
     return optree.tree_unflatten(spec, made)
-
-
-def unstacked(tree: Any, n: int) -> list:
-    """The rows of a stacked tree."""
-    leaves, spec = flatten(tree)
-    rows = [list(leaf) if isinstance(leaf, mx.array) else [leaf] * n for leaf in leaves]
-    return [optree.tree_unflatten(spec, [row[t] for row in rows]) for t in range(n)]

@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -46,7 +47,7 @@ class Checkpoint:
         self.path = os.fspath(path)
         self.run = {
             name: value if isinstance(value, (int, str)) else fingerprint(value)
-            for name, value in {**run, "MLX": mx.__version__, "device": str(mx.default_device())}.items()
+            for name, value in {**run, "MLX": version("mlx"), "device": str(mx.default_device())}.items()
         }
         self._next = 0.0
 
@@ -92,8 +93,8 @@ class Checkpoint:
             return
         head, arrays = _packed(place(), draws)
         archive.write(self.path, _FORMAT, {"run": self.run, **head}, arrays)
-        now = time.perf_counter()
-        self._next = now + (now - start) / _SHARE
+        end = time.perf_counter()
+        self._next = end + (end - start) / _SHARE
 
 
 def _packed(place: Place, draws: Draws) -> tuple[dict, dict[str, mx.array]]:

@@ -46,7 +46,7 @@ def elliptical_slice(
     key: Any = None,
     progress: Callable | None = None,
 ) -> Posterior:
-    """A posterior of ``[chains, draws]`` by elliptical slices through the ``selection``, by default every latent choice.
+    """A posterior of ``[chains, draws]`` by elliptical slices through the ``selection``: by default all latent choices.
 
     Each selected choice must be normal, broadcasted_normal, multivariate_normal or log_normal; their means and scales
     are found in the model. Choices that are not selected stay as they were drawn from the prior. The points of a

@@ -21,6 +21,7 @@ from genmlx.inference.mh import _movable
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.sites import site_at
 from genmlx.masked import Masked
+from genmlx.selection import ALL
 from genmlx.trace import Trace
 from genmlx.vectorized import Lanes, run
 
@@ -118,16 +119,10 @@ def _site(start: Trace, address: tuple) -> Site:
         raise _cannot(start, address, "exists in some runs only", "a model whose addresses stay")
     values = _values(start, start, address)
     for seed in range(_TRIES):
-        other = start.gen_fn.regenerate(start, _everything(), key=mx.random.key(seed), strict=False).trace
+        other = start.gen_fn.regenerate(start, ALL, key=mx.random.key(seed), strict=False).trace
         if not mx.array_equal(values, _values(start, other, address)).item():
             raise _cannot(start, address, "has a support that depends on other choices", "a support that stays")
     return Site(address, mx.array(value).shape, values)
-
-
-def _everything() -> Any:
-    from genmlx.selection import ALL
-
-    return ALL
 
 
 def _values(start: Trace, trace: Trace, address: tuple) -> mx.array:
@@ -142,7 +137,8 @@ def _values(start: Trace, trace: Trace, address: tuple) -> mx.array:
         raise _cannot(start, address, f"is continuous ({site.gen_fn})", "choices with a finite support")
     if not isinstance(support, Integers):
         raise _cannot(start, address, f"takes values that are {support!r}", "single numbers")
-    lo, hi = mx.min(mx.array(support.lo)).item(), mx.max(mx.array(support.hi)).item()
+    lo: Any = mx.min(mx.array(support.lo)).item()
+    hi: Any = mx.max(mx.array(support.hi)).item()
     if not hi - lo < _MOST_VALUES:  # infinite bounds too
         raise _cannot(start, address, f"has too many values to try ({support!r})", f"at most {_MOST_VALUES} values")
     return mx.arange(int(lo), int(hi) + 1, dtype=mx.int32)

@@ -147,7 +147,7 @@ class Walk:
         """Set the step size, one number or one for each chain, and the metric."""
         sizes = mx.array(step_size, dtype=mx.float32).reshape(-1, 1)
         self.tuning = Tuning(mx.contiguous(mx.broadcast_to(sizes, (self.n, 1))), metric)
-        self.step_size = mx.min(sizes).item()
+        self.step_size: Any = mx.min(sizes).item()
 
     def column(self, name: str) -> int:
         return 2 + 2 * self.dim + self.names.index(name)
@@ -258,7 +258,11 @@ class _Record:
         return int(self.ended.min())
 
     def steps_for(self, transitions: int) -> int:
-        each = self.steps / self.ended.mean() if self.ended.any() else self.walk.sampler.look_after(self.walk.step_size)
+        each = (
+            self.steps / float(self.ended.mean())
+            if self.ended.any()
+            else self.walk.sampler.look_after(self.walk.step_size)
+        )
         return max(1, min(_MOST_STEPS, math.ceil(transitions * each)))
 
     def add(self, rows: list[mx.array]) -> None:
@@ -296,8 +300,10 @@ class _Graph:
     """A function of trees of arrays as a recorded graph: ``graph(*trees)`` is the list of arrays of its result."""
 
     def __init__(self, f: Callable, *trees: Any):
-        arrays, spec = optree.tree_flatten(trees)
+        together: Any = trees
+        arrays, spec = optree.tree_flatten(together)
         self.execution = REPLAYED
+        self._spec: Any = None
 
         def flat(*arrays: mx.array) -> list:
             out, self._spec = optree.tree_flatten(f(*optree.tree_unflatten(spec, arrays)))

@@ -95,7 +95,7 @@ def sampler(value_and_grad: ValueAndGrad, leapfrog_steps: int | None, trajectory
             return leapfrog_steps
         return mx.clip(mx.ceil(trajectory / tuning.step_size), 1, _MOST_STEPS)
 
-    return Sampler(init, lambda *args: step(*args, value_and_grad, length), look_after)
+    return Sampler(init, lambda state, noise, tuning: step(state, noise, tuning, value_and_grad, length), look_after)
 
 
 def init(point: Point, noise: Any, tuning: Tuning) -> State:
@@ -134,7 +134,8 @@ def step(state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad,
         "n_leapfrog": steps,
     }
     new = [mx.where(done, a, b) for a, b in zip(_flat(following), _flat(going), strict=True)]
-    return State(Point(*new[:3]), Point(*new[3:6]), *new[6:]), Info(done, packed(chosen), stats)
+    start, here, (momentum, energy, steps, jitter) = Point(*new[:3]), Point(*new[3:6]), new[6:]
+    return State(start, here, momentum, energy, steps, jitter), Info(done, packed(chosen), stats)
 
 
 def _flat(state: State) -> list[mx.array]:

@@ -205,7 +205,8 @@ class Mixture(Kernel):
     def apply(self, trace: Any, key: Any, watch: Watch = None) -> tuple[Any, Info]:
         choice, *keys = random.split(key, 1 + len(self.parts))
         if not isinstance(trace, VectorizedTrace) and not isinstance(key, LaneKey):
-            which = bisect_right(self._ends, random.uniform(choice).item())
+            u: Any = random.uniform(choice).item()
+            which = bisect_right(self._ends, u)
             return self.parts[which].apply(trace, keys[which], watch)
         u = random.uniform(choice, (trace.n,) if isinstance(trace, VectorizedTrace) else ())
         made = [part.apply(trace, own, watch) for part, own in zip(self.parts, keys, strict=True)]

@@ -66,7 +66,7 @@ def mala(
 
 
 def sampler(value_and_grad: ValueAndGrad) -> Sampler:
-    return Sampler(init, lambda *args: step(*args, value_and_grad), lambda step_size: 1)
+    return Sampler(init, lambda state, noise, tuning: step(state, noise, tuning, value_and_grad), lambda step_size: 1)
 
 
 def init(point: Point, noise: Any, tuning: Tuning) -> State:

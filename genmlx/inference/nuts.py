@@ -63,10 +63,10 @@ def nuts(
     steps. ``stats``: ``accept``, ``energy``, ``diverging``, ``step_size``, ``n_leapfrog``, ``tree_depth``.
 
     >>> import mlx.core as mx
-    >>> from genmlx import gen, trace, normal, half_normal
+    >>> from genmlx import gen, trace, normal, exponential
     >>> @gen
     ... def model():
-    ...     scale = trace("scale", half_normal(1.0))
+    ...     scale = trace("scale", exponential(1.0))
     ...     trace("y", normal(0.0, scale))
     >>> post = nuts(model(), {"y": 1.5}, draws=200, warmup=100, chains=2, key=mx.random.key(0))
     >>> post["scale"].shape, post["scale"].min().item() > 0, 0.6 < post.stats["accept"].mean().item() < 1
@@ -116,9 +116,7 @@ def init(point: Point, noise: Any, tuning: Tuning, max_depth: int) -> State:
     )
 
 
-def step(
-    state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad, max_depth: int
-) -> tuple[State, Info]:
+def step(state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad, max_depth: int) -> tuple[State, Info]:
     """One leaf more in the tree of each chain; where that ends the trajectory, a draw, and the start of the next."""
     metric, (within, between, turn) = tuning.metric, noise.uniforms
     position, gradient, momentum = mx.split(state.here, 3, axis=-1)
@@ -210,7 +208,7 @@ def _nothing(dim: int) -> mx.array:
 
 def _parts(packed: mx.array, dim: int) -> list[mx.array]:
     """The first ``dim`` columns, and each other one."""
-    return mx.split(packed, list(range(dim, packed.shape[1])), axis=-1)
+    return list(mx.split(packed, list(range(dim, packed.shape[1])), axis=-1))
 
 
 def _dot(a: mx.array, b: mx.array) -> mx.array:

@@ -102,9 +102,7 @@ def stationary(make_sampler, step_size, transitions=3, n=4000, metric=None):
     walk = Walk(make_sampler(value_and_grad), value_and_grad, mx.array(start), dense)
     walk.tune(step_size, metric or identity_metric(3))
     with Loop("test") as loop:
-        positions, stats = walk.run(
-            loop, random.streams(7), draws=1, warmup=0, thin=transitions, step_size=step_size
-        )
+        positions, stats = walk.run(loop, random.streams(7), draws=1, warmup=0, thin=transitions, step_size=step_size)
     end = np.array(positions)[:, 0]
     assert np.mean(np.any(end != start, axis=1)) > 0.5
     for power in (1, 2):
