@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from genmlx.carry import lost, retained
 from genmlx.choicemap import EMPTY, ChoiceMap, as_choicemap
+from genmlx.errors import UsageError, name_of
 from genmlx.pytree import register_slots
 from genmlx.random import split
 from genmlx.selection import as_selection
@@ -26,7 +27,11 @@ class Request:
     __slots__ = ()
 
     def apply(self, trace: Any, key: Any) -> Edited:
-        raise NotImplementedError
+        """Carry the edit out; a kind that only works on some traces raises for the others, as this does for all."""
+        raise UsageError(
+            f"{name_of(trace.gen_fn)} does not know the edit {self!r}",
+            expected="Update, Regenerate, Propose, or a request that implements apply(trace, key)",
+        )
 
 
 class Update(Request):

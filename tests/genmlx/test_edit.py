@@ -15,6 +15,7 @@ from genmlx import (
     bernoulli,
     choicemap,
     gen,
+    map_over,
     normal,
     select,
     trace,
@@ -298,3 +299,15 @@ def test_argdiffs_are_believed():
     assert tr.update(args=(0.0,)).trace is tr
     moved = tr.update(args=(2.0,), argdiffs=(UnknownChange,))
     assert moved.weight.item() == close(density(1, 2) - density(1, 0))
+
+
+def test_a_request_that_nobody_knows_says_so():
+    class Unknown(Request):
+        __slots__ = ()
+
+        def __repr__(self):
+            return "Unknown()"
+
+    for generative_function, args in ((map_over(normal), ([0.0], [1.0])), (normal, (0.0, 1.0))):
+        with pytest.raises(UsageError, match=r"does not know the edit Unknown\(\)"):
+            generative_function.simulate(args, key=0).edit(Unknown())
