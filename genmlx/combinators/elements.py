@@ -100,6 +100,15 @@ class Elements:
         while len(self.stacks) > 1 and (joint := _joined(*self.stacks[-2:])) is not None:
             self.stacks[-2:] = [joint]
 
+    def restack(self) -> None:
+        """Put the steps that were set back into their stacks, where they have the structure of the rest."""
+        for i, stack in enumerate(self.stacks):
+            own = {t: self.own[t] for t in sorted(self.own) if stack.start <= t < stack.stop}
+            if own and (trace := _rewritten(stack, own)) is not None:
+                self.stacks[i] = Stack(trace, stack.start, stack.size)
+                for t in own:
+                    del self.own[t]
+
     def like(self, t: int) -> Any:
         """A trace of the structure of step ``t``: for what does not depend on values."""
         return self.own[t] if t in self.own else self._stack(t).trace
@@ -150,7 +159,7 @@ def stacked(traces: list) -> Any:
     if any(other != spec for _, other in flat):
         return None
     leaves = [_column(list(column), [1] * len(traces)) for column in zip(*[leaves for leaves, _ in flat], strict=True)]
-    return None if any(leaf is None for leaf in leaves) else optree.tree_unflatten(spec, [leaf[0] for leaf in leaves])
+    return _rebuilt(spec, leaves)
 
 
 def _joined(a: Stack, b: Stack) -> Stack | None:
@@ -161,9 +170,42 @@ def _joined(a: Stack, b: Stack) -> Stack | None:
     if spec != other:
         return None
     leaves = [_column([x, y], [a.size, b.size], stacks=True) for x, y in zip(mine, theirs, strict=True)]
-    if any(leaf is None for leaf in leaves):
+    trace = _rebuilt(spec, leaves)
+    return None if trace is None else Stack(trace, a.start, a.size + b.size)
+
+
+def _rebuilt(spec: Any, leaves: list[tuple | None]) -> Any:
+    found = [leaf[0] for leaf in leaves if leaf is not None]
+    return optree.tree_unflatten(spec, found) if len(found) == len(leaves) else None
+
+
+def _rewritten(stack: Stack, own: dict[int, Trace]) -> Any:
+    """A stack's trace with some rows replaced; None when they do not fit."""
+    leaves, spec = flatten(stack.trace)
+    flat = [flatten(trace) for trace in own.values()]
+    if any(other != spec for _, other in flat):
         return None
-    return Stack(optree.tree_unflatten(spec, [leaf[0] for leaf in leaves]), a.start, a.size + b.size)
+    made = []
+    for old, *rows in zip(leaves, *[row for row, _ in flat], strict=True):
+        # The old rows between the new ones, and each new one as a stack of one.
+        parts, sizes, done = [], [], 0
+        for t, row in zip(own, rows, strict=True):
+            at = t - stack.start
+            parts += [old[done:at] if isinstance(old, mx.array) else old, _row(row)]
+            sizes += [at - done, 1]
+            done = at + 1
+        parts.append(old[done:] if isinstance(old, mx.array) else old)
+        sizes.append(stack.size - done)
+        kept = [(part, size) for part, size in zip(parts, sizes, strict=True) if size]
+        column = _column([part for part, _ in kept], [size for _, size in kept], stacks=True)
+        if column is None:
+            return None
+        made.append(column[0])
+    return optree.tree_unflatten(spec, made)
+
+
+def _row(leaf: Any) -> Any:
+    return leaf[None] if isinstance(leaf, mx.array) else leaf
 
 
 def _column(column: list, sizes: list[int], stacks: bool = False) -> tuple | None:

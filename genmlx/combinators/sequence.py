@@ -213,6 +213,8 @@ class Sequence(GenerativeFunction):
         else:
             score = total([trace.score, *scores, *(-e.score for e in old[n:])])
         params = {**trace.params, **_reads(elements[t] for t in visited)}
+        if isinstance(elements, Elements):
+            elements.restack()
         new = self._trace(args, elements, as_weight(score), params)
         same_length = n == len(old)
         retdiff = VectorDiff(moved) if self.returns_list else UnknownChange

@@ -1,6 +1,9 @@
 """Inference algorithms, one per file."""
 
 from genmlx.inference.chains import run_kernel as run_kernel
+from genmlx.inference.elliptical_slice import elliptical_slice as elliptical_slice
+from genmlx.inference.gibbs import gibbs as gibbs
+from genmlx.inference.hmc import hmc as hmc
 from genmlx.inference.importance import importance_resampling as importance_resampling
 from genmlx.inference.importance import importance_sampling as importance_sampling
 from genmlx.inference.involutive import involutive_kernel as involutive_kernel
@@ -20,15 +23,18 @@ from genmlx.inference.laplace import laplace as laplace
 from genmlx.inference.log_density import LogDensity as LogDensity
 from genmlx.inference.loop import InferenceInterrupted as InferenceInterrupted
 from genmlx.inference.loop import Progress as Progress
+from genmlx.inference.mala import mala as mala
 from genmlx.inference.map_optimize import Optimum as Optimum
 from genmlx.inference.map_optimize import map_optimize as map_optimize
 from genmlx.inference.mh import mh as mh
 from genmlx.inference.mh import mh_kernel as mh_kernel
 from genmlx.inference.moves import Translated as Translated
+from genmlx.inference.nuts import nuts as nuts
 from genmlx.inference.particles import Particles as Particles
 from genmlx.inference.posterior import Posterior as Posterior
 from genmlx.inference.predictive import log_likelihood as log_likelihood
 from genmlx.inference.predictive import predictive as predictive
+from genmlx.inference.random_walk import random_walk as random_walk
 from genmlx.inference.round_trip import RoundTripError as RoundTripError
 from genmlx.inference.starts import NoStartingPoint as NoStartingPoint
 from genmlx.inference.translators import DeterministicTranslator as DeterministicTranslator

@@ -20,7 +20,8 @@ def write(path: str | os.PathLike, form: str, head: Mapping[str, Any], arrays: M
     import numpy as np
 
     dtypes = {name: str(array.dtype).removeprefix("mlx.core.") for name, array in arrays.items()}
-    plain: dict[str, Any] = {name: np.array(array.view(_WORDS.get(array.dtype, array.dtype))) for name, array in arrays.items()}
+    words = {name: array.view(_WORDS.get(array.dtype, array.dtype)) for name, array in arrays.items()}
+    plain: dict[str, Any] = {name: np.array(array) for name, array in words.items()}
     text = json.dumps({**head, "format": form, "dtypes": dtypes})
     path = os.fspath(path)
     temporary = f"{path}.{os.getpid()}.part"

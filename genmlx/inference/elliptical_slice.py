@@ -23,7 +23,7 @@ from genmlx.dist.normal import normal
 from genmlx.errors import UsageError
 from genmlx.gfi import Call
 from genmlx.inference.chains import Kernel, Step, run_chains
-from genmlx.inference.mh import _movable
+from genmlx.inference.mh import movable
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.sites import site_at
 from genmlx.random import Tape
@@ -63,7 +63,7 @@ def elliptical_slice(
     """
 
     def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
-        moved = _movable(call, selection, start, observations)
+        moved = movable(call, selection, start, observations)
         addresses = start.choices.filter(moved).addresses()
         for address in addresses:
             _require_gaussian(start, address)

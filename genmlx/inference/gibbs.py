@@ -17,7 +17,7 @@ from genmlx.dist.support import Integers, Support, Vector
 from genmlx.errors import UsageError
 from genmlx.gfi import Call
 from genmlx.inference.chains import Kernel, Step, run_chains
-from genmlx.inference.mh import _movable
+from genmlx.inference.mh import movable
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.sites import site_at
 from genmlx.masked import Masked
@@ -65,7 +65,7 @@ def gibbs(
     """
 
     def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
-        chosen = start.choices.filter(_movable(call, selection, start, observations))
+        chosen = start.choices.filter(movable(call, selection, start, observations))
         return Kernel(gibbs_step([_site(start, address) for address in chosen]))
 
     return run_chains(

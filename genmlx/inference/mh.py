@@ -63,7 +63,7 @@ def mh(
     def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
         if proposal is not None:
             return Kernel(propose_step(proposal, observations))
-        return Kernel(regenerate_step(_movable(call, selection, start, observations)))
+        return Kernel(regenerate_step(movable(call, selection, start, observations)))
 
     return run_chains(
         "mh",
@@ -129,7 +129,7 @@ def propose_step(proposal: Any, observations: ChoiceMap = EMPTY) -> Step:
     return step
 
 
-def _movable(call: Call, selection: Any, start: Trace, observations: ChoiceMap) -> Selection:
+def movable(call: Call, selection: Any, start: Trace, observations: ChoiceMap) -> Selection:
     """The choices to move: never an observed one."""
     if selection is None:
         return latents(observations)

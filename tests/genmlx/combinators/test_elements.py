@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from genmlx import flip, gen, normal, scan, trace, unfold
+from genmlx import flip, gen, map_over, mh, normal, scan, trace, unfold
 from genmlx.combinators.elements import Elements
 from genmlx.pytree import split_arrays
 
@@ -106,3 +106,32 @@ def test_values_that_differ_in_dtype_or_shape_are_not_stacked():
 
     tr, _ = grown(unfold(kernel), lambda n: (n, 0.0), lambda t: {}, 70)
     assert not tr.elements.stacks and [tr[t, "x"].shape for t in (68, 69)] == [(1,), (2,)]
+
+
+def test_a_batch_of_chains_on_a_long_sequence():
+    """The accepted trace is picked lane by lane, so an edited step must go back into its stack: mu | y is normal."""
+
+    @gen
+    def element(mu, x):
+        return trace("y", normal(mu + x, 1.0))
+
+    @gen
+    def model(n):
+        mu = trace("mu", normal(0, 1))
+        trace("each", map_over(element)(mx.broadcast_to(mu, (n,)), mx.zeros((n,))))
+        trace("chain", unfold(step)(n, 0.0, mu))
+
+    @gen
+    def step(t, x, mu):
+        return trace("y", normal(x + mu, 1.0))
+
+    @gen
+    def guess(tr):
+        trace("mu", normal(tr["mu"], 0.2))
+
+    observed = {("each", t, "y"): 0.5 for t in range(40)} | {("chain", t, "y"): 0.5 * (t + 1) for t in range(40)}
+    post = mh(model(40), observed, proposal=guess, draws=1500, warmup=100, chains=4, key=1)
+    mean, sd = 40 / 81, 81**-0.5
+    assert abs(post.mean("mu").item() - mean) < 4 * post.mcse("mu") and abs(post.std("mu").item() / sd - 1) < 0.1
+    latent = mh(model(40), {("each", t, "y"): 0.5 for t in range(40)}, draws=5, chains=3, key=1)
+    assert latent["chain", 39, "y"].shape == (3, 5)
