@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from genmlx.choicemap import ChoiceMap, from_items
+from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.diff import UnknownChange
 from genmlx.errors import AddressError, ValueMismatch
 from genmlx.masked import Lanewise, Masked, active_of, both, either, invert, masked, value_of, where
-from genmlx.selection import Selection
+from genmlx.selection import ALL, Selection
 from genmlx.trace import Trace
 
 
@@ -39,8 +39,9 @@ def regenerate_by_generate(
         new, weight = gen_fn._generate(args, old.choices.without(selection), key)
     except AddressError:  # what was one choice is now a model, or the reverse: nothing is carried over
         return gen_fn._simulate(args, key), 0.0, UnknownChange
-    before = old.gen_fn._project(old, retained(old.choices, new.choices, selection))
-    return new, weight - before, UnknownChange
+    everything = old.choices.filter(selection).is_empty and lost(old.choices, EMPTY, new.choices).is_empty
+    kept = ALL if everything else retained(old.choices, new.choices, selection)
+    return new, weight - old.gen_fn._project(old, kept), UnknownChange
 
 
 def overlaid(base: ChoiceMap, over: ChoiceMap) -> ChoiceMap:

@@ -253,11 +253,6 @@ class GenerativeFunction:
     def _project(self, trace: Any, selection: Selection) -> Any:
         raise NotImplementedError
 
-    @property
-    def identity(self) -> Any:
-        """Equal for generative functions that are the same: a combinator made anew in each run of a body is."""
-        return self
-
     def unvisited(self, trace: Any, constraints: ChoiceMap) -> list[tuple]:
         """The constrained addresses that a run which gave ``trace`` never looked at."""
         return [a for a in constraints if a not in trace.choices]

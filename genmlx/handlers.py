@@ -122,10 +122,6 @@ def _show(line: Any) -> str:
     return "?" if line is None else f"{line[0].co_filename}:{line[1]}"
 
 
-def same_function(a: GenerativeFunction, b: GenerativeFunction) -> bool:
-    return a is b or a.identity == b.identity
-
-
 def below(tree: Any, address: tuple) -> Any:
     """The part of a choice map that a site sees: what lies under its address; all of it for a splice."""
     return tree if type(address[0]) is Spliced else tree.sub(address)
@@ -160,7 +156,7 @@ class Update(Handler):
         if old is None:
             sub, weight = gen_fn._generate(args, constraints, self.keys.next())
         else:
-            if same_function(old.gen_fn, gen_fn):
+            if old.gen_fn == gen_fn:
                 diffs = argument_diffs(old.args, args)
                 sub, weight, _, discard = gen_fn._update(old, args, diffs, constraints, self.keys.next())
             else:
@@ -190,7 +186,7 @@ class Regenerate(Handler):
         if old is None:
             return gen_fn._simulate(args, self.keys.next())
         selection = selected(self.selection, address)
-        if same_function(old.gen_fn, gen_fn):
+        if old.gen_fn == gen_fn:
             diffs = argument_diffs(old.args, args)
             sub, weight, _ = gen_fn._regenerate(old, args, diffs, selection, self.keys.next())
         else:

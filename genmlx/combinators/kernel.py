@@ -9,6 +9,24 @@ from genmlx.errors import AddressError, UsageError, caller_line, name_of
 from genmlx.gfi import Call, GenerativeFunction
 
 
+class Combinator(GenerativeFunction):
+    """A generative function made from others. Two that are made alike, of the same parts, are equal.
+
+    So a combinator that a body makes anew in each run is recognised, and its part of an update stays incremental.
+    """
+
+    @property
+    def parts(self) -> tuple:
+        """All that it was made from."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(other) is type(self) and other.parts == self.parts)  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.parts))
+
+
 def checked_kernel(what: str, kernel: Any) -> GenerativeFunction:
     """The kernel, once it is seen to be a generative function and not a call of one or a plain function."""
     if isinstance(kernel, GenerativeFunction):

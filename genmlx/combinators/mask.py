@@ -9,10 +9,9 @@ import mlx.core as mx
 
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap
-from genmlx.combinators.kernel import at_least, checked_kernel
+from genmlx.combinators.kernel import Combinator, at_least, checked_kernel
 from genmlx.diff import NoChange
 from genmlx.errors import ParameterError, name_of
-from genmlx.gfi import GenerativeFunction
 from genmlx.masked import host_value, mask_choices, where
 from genmlx.selection import Selection
 from genmlx.trace import Trace
@@ -36,7 +35,7 @@ class MaskTrace(Trace):
         return () if self.inner is None else (self.inner,)
 
 
-class Mask(GenerativeFunction):
+class Mask(Combinator):
     """``mask(inner)`` takes ``(active, *args)``: the inner function when active, else no choices and None.
 
     With a traced ``active``, as in a batch, the inner function always runs: a lane where it is inactive has score 0
@@ -56,8 +55,8 @@ class Mask(GenerativeFunction):
         self.__name__ = f"mask({name_of(inner)})"
 
     @property
-    def identity(self) -> Any:
-        return (Mask, self.inner.identity)
+    def parts(self) -> tuple:
+        return (self.inner,)
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         return at_least(self, super().bind(args, kwargs), 1, "(active, *arguments of the inner function)")

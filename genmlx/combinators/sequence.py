@@ -13,13 +13,14 @@ import mlx.core as mx
 
 from genmlx.address import normalise
 from genmlx.backend.sums import summed
+from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import ChoiceMap, from_items
 from genmlx.combinators.elements import Elements, Stack
-from genmlx.combinators.kernel import checked_kernel, require_sub_map
+from genmlx.combinators.kernel import Combinator, checked_kernel, require_sub_map
 from genmlx.combinators.whole import LEAST, run_whole
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
 from genmlx.errors import ParameterError, name_of, under
-from genmlx.gfi import GenerativeFunction, argument_diffs, as_weight, total
+from genmlx.gfi import argument_diffs, as_weight, total
 from genmlx.masked import host_value
 from genmlx.params import peek, shared_reads
 from genmlx.random import Keys
@@ -65,7 +66,7 @@ class SequenceTrace(Trace):
         return element[tuple(rest)] if rest else element.retval
 
 
-class Sequence(GenerativeFunction):
+class Sequence(Combinator):
     """A combinator says how long it is, what each step is given, and what it returns."""
 
     chained = False
@@ -77,8 +78,8 @@ class Sequence(GenerativeFunction):
         self.__name__ = f"{self.name}({name_of(kernel)})"
 
     @property
-    def identity(self) -> Any:
-        return (type(self), self.kernel.identity)
+    def parts(self) -> tuple:
+        return (self.kernel,)
 
     def length(self, args: tuple) -> int:
         raise NotImplementedError
@@ -134,6 +135,8 @@ class Sequence(GenerativeFunction):
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
     ) -> tuple[Trace, Any, Any, ChoiceMap]:
         require_sub_map(self, constraints)
+        if self._changes_as_a_whole(trace, args, diffs):
+            return update_by_generate(trace, self, args, constraints, key)
         keys, discarded = Keys(key), []
 
         def step(old: Trace | None, t: int, args: tuple, diffs: tuple) -> tuple[Trace, Any, Any]:
@@ -156,6 +159,8 @@ class Sequence(GenerativeFunction):
     def _regenerate(
         self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
     ) -> tuple[Trace, Any, Any]:
+        if self._changes_as_a_whole(trace, args, diffs):
+            return regenerate_by_generate(trace, self, args, selection, key)
         keys = Keys(key)
 
         def step(old: Trace | None, t: int, args: tuple, diffs: tuple) -> tuple[Trace, Any, Any]:
@@ -166,6 +171,11 @@ class Sequence(GenerativeFunction):
         reached = _reached(selection, len(trace.elements))
         new, weights, retdiff = self._revise(trace, args, diffs, reached, step)
         return new, total(weights), retdiff
+
+    def _changes_as_a_whole(self, trace: Any, args: tuple, diffs: tuple) -> bool:
+        """Whether every step of a long sequence has other arguments, so that it is best scored as a whole."""
+        n = len(trace.elements)
+        return n >= LEAST and self.length(args) == n and len(set(self.changed_steps(trace.args, args, diffs, n))) == n
 
     def _revise(
         self, trace: Any, args: tuple, diffs: tuple, reached: Iterable[int], step: Callable

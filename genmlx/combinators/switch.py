@@ -11,10 +11,10 @@ import optree
 
 from genmlx.carry import overlaid, regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.combinators.kernel import at_least, checked_kernel
+from genmlx.combinators.kernel import Combinator, at_least, checked_kernel
 from genmlx.diff import NoChange, UnknownChange
 from genmlx.errors import ParameterError, UsageError, ValueMismatch, caller_line, name_of
-from genmlx.gfi import GenerativeFunction, unchanged
+from genmlx.gfi import unchanged
 from genmlx.masked import active_of, host_value, mask_choices, value_of
 from genmlx.pytree import flatten
 from genmlx.random import split
@@ -40,7 +40,7 @@ class SwitchTrace(Trace):
         return self.branches.values()
 
 
-class Switch(GenerativeFunction):
+class Switch(Combinator):
     """``switch(*branches)`` takes ``(index, *args)`` and runs that branch; its addresses and return value are ours.
 
     An index known on the host runs one branch. A traced index, as in a batch, runs all, and each lane's weight, score
@@ -66,8 +66,8 @@ class Switch(GenerativeFunction):
         self.__name__ = f"switch({', '.join(map(name_of, branches))})"
 
     @property
-    def identity(self) -> Any:
-        return (Switch, *(branch.identity for branch in self.branches))
+    def parts(self) -> tuple:
+        return tuple(self.branches)
 
     def _chosen(self, index: Any) -> int | None:
         """The branch, when it is known on the host."""

@@ -10,12 +10,12 @@ import optree
 
 from genmlx.backend.sums import summed
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.combinators.kernel import checked_kernel
+from genmlx.combinators.kernel import Combinator, checked_kernel
 from genmlx.diff import NoChange, UnknownChange
 from genmlx.dist.values import as_array
 from genmlx.errors import MissingChoice, ParameterError, UsageError, ValueMismatch, caller_line, name_of
 from genmlx.free import Fixed, Free
-from genmlx.gfi import GenerativeFunction, unchanged
+from genmlx.gfi import unchanged
 from genmlx.masked import Lanewise, Masked, value_of
 from genmlx.params import peek, shared_reads
 from genmlx.pytree import NAMESPACE, flatten
@@ -44,7 +44,7 @@ class VmapTrace(Trace):
         return self.params
 
 
-class Vmap(GenerativeFunction):
+class Vmap(Combinator):
     """``vmap(kernel, in_axes=0)`` runs the kernel for every element of its arguments at once.
 
     Addresses are the kernel's own, with values stacked ``[n, ...]``; so is the return value. ``in_axes`` is 0 or None
@@ -71,9 +71,9 @@ class Vmap(GenerativeFunction):
         self.__name__ = f"vmap({name_of(kernel)})"
 
     @property
-    def identity(self) -> Any:
+    def parts(self) -> tuple:
         axes = tuple(self.in_axes) if isinstance(self.in_axes, list) else self.in_axes
-        return (Vmap, self.kernel.identity, axes, self.axis_size)
+        return (self.kernel, axes, self.axis_size)
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         args = super().bind(args, kwargs)

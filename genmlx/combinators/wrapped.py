@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from genmlx.choicemap import ChoiceMap
-from genmlx.combinators.kernel import checked_kernel
+from genmlx.combinators.kernel import Combinator, checked_kernel
 from genmlx.diff import NoChange, UnknownChange
 from genmlx.errors import UsageError, caller_line, name_of
 from genmlx.gfi import GenerativeFunction, argument_diffs, unchanged
@@ -86,7 +86,7 @@ class Wrapped(GenerativeFunction):
         return WrappedTrace(gen_fn=self, args=args, retval=self.post(inner.retval), score=inner.score, inner=inner)
 
 
-class Dimap(Wrapped):
+class Dimap(Combinator, Wrapped):
     """``dimap(g, pre, post)``: ``pre`` makes g's arguments (a tuple, or the only one), ``post`` its return value ours.
 
     >>> from genmlx import dimap, normal
@@ -104,8 +104,8 @@ class Dimap(Wrapped):
         self.__name__ = f"{name}({name_of(inner)})"
 
     @property
-    def identity(self) -> Any:
-        return (Dimap, self.inner.identity, self._pre, self._post)
+    def parts(self) -> tuple:
+        return (self.inner, self._pre, self._post)
 
     def pre(self, args: tuple) -> tuple:
         if self._pre is None:
