@@ -189,7 +189,7 @@ class VectorizedTrace:
 
     def __repr__(self) -> str:
         name = getattr(self.gen_fn, "__name__", self.gen_fn)
-        return f"<VectorizedTrace of {self.n} {name}: {self.lanes.choices!r}{', stale' if self.stale else ''}>"
+        return f"<VectorizedTrace of {self.n} {name}: {self.choices!r}{', stale' if self.stale else ''}>"
 
 
 class Lanes:
@@ -223,12 +223,6 @@ def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: boo
         if strict:
             gen_fn.require_visited(trace, constraints)
         return Generated(_batch(trace, args, n), _weights(weight, n))
-
-
-def same_structure(new: Trace, old: Trace) -> bool:
-    """Whether two traces have the same choices, of the same shapes."""
-    shapes = [{a: mx.array(value).shape for a, value in t.choices.items()} for t in (new, old)]
-    return shapes[0] == shapes[1]
 
 
 def where(condition: mx.array, new: Any, old: Any) -> Any:
