@@ -1,57 +1,14 @@
 """GenMLX: Gen's generative function interface on Apple's MLX."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genmlx import dist as dist
 from genmlx.backend.device import memory_report as memory_report
 from genmlx.choicemap import ChoiceMap as ChoiceMap
 from genmlx.choicemap import choicemap as choicemap
-from genmlx.combinators import contramap as contramap
-from genmlx.combinators import dimap as dimap
-from genmlx.combinators import map_over as map_over
-from genmlx.combinators import map_retval as map_retval
-from genmlx.combinators import mask as mask
-from genmlx.combinators import mix as mix
-from genmlx.combinators import recurse as recurse
-from genmlx.combinators import repeat as repeat
-from genmlx.combinators import scan as scan
-from genmlx.combinators import switch as switch
-from genmlx.combinators import unfold as unfold
-from genmlx.combinators import vmap as vmap
 from genmlx.diff import NoChange as NoChange
 from genmlx.diff import UnknownChange as UnknownChange
 from genmlx.diff import VectorDiff as VectorDiff
-from genmlx.dist import bernoulli as bernoulli
-from genmlx.dist import beta as beta
-from genmlx.dist import beta_uniform_mixture as beta_uniform_mixture
-from genmlx.dist import binomial as binomial
-from genmlx.dist import broadcasted_normal as broadcasted_normal
-from genmlx.dist import categorical as categorical
-from genmlx.dist import cauchy as cauchy
-from genmlx.dist import delta as delta
-from genmlx.dist import dirichlet as dirichlet
-from genmlx.dist import discrete_uniform as discrete_uniform
-from genmlx.dist import exponential as exponential
-from genmlx.dist import flip as flip
-from genmlx.dist import gamma as gamma
-from genmlx.dist import gaussian as gaussian
-from genmlx.dist import geometric as geometric
-from genmlx.dist import inv_gamma as inv_gamma
-from genmlx.dist import inv_wishart as inv_wishart
-from genmlx.dist import laplace as laplace
-from genmlx.dist import log_normal as log_normal
-from genmlx.dist import mixture as mixture
-from genmlx.dist import multivariate_normal as multivariate_normal
-from genmlx.dist import neg_binomial as neg_binomial
-from genmlx.dist import normal as normal
-from genmlx.dist import piecewise_uniform as piecewise_uniform
-from genmlx.dist import poisson as poisson
-from genmlx.dist import student_t as student_t
-from genmlx.dist import truncated_normal as truncated_normal
-from genmlx.dist import uniform as uniform
-from genmlx.dist import wishart as wishart
-from genmlx.dist.custom import distribution as distribution
-from genmlx.dist.transformed import dist_transform as dist_transform
 from genmlx.edit import Propose as Propose
 from genmlx.edit import Regenerate as Regenerate
 from genmlx.edit import Update as Update
@@ -67,41 +24,110 @@ from genmlx.selection import select as select
 from genmlx.trace import Trace as Trace
 from genmlx.vectorized import VectorizedTrace as VectorizedTrace
 
-LAZY = {
-    "DeterministicTranslator",
-    "GeneralTranslator",
-    "InferenceInterrupted",
-    "Kernel",
-    "LogDensity",
-    "Optimum",
-    "Particles",
-    "Posterior",
-    "SimpleExtendingTranslator",
-    "SymmetricTranslator",
-    "Translated",
-    "chain",
-    "cycle_kernels",
-    "elliptical_slice",
-    "gibbs",
-    "hmc",
-    "importance_resampling",
-    "importance_sampling",
-    "involutive_mh",
-    "log_likelihood",
-    "mala",
-    "map_optimize",
-    "mh",
-    "mh_kernel",
-    "mix_kernels",
-    "nuts",
-    "predictive",
-    "random_walk",
-    "repeat_kernel",
-    "reversal",
-    "run_kernel",
-    "seed_kernel",
-    "with_reversal",
-}
+if TYPE_CHECKING:
+    from genmlx.combinators import contramap as contramap
+    from genmlx.combinators import dimap as dimap
+    from genmlx.combinators import map_over as map_over
+    from genmlx.combinators import map_retval as map_retval
+    from genmlx.combinators import mask as mask
+    from genmlx.combinators import mix as mix
+    from genmlx.combinators import recurse as recurse
+    from genmlx.combinators import repeat as repeat
+    from genmlx.combinators import scan as scan
+    from genmlx.combinators import switch as switch
+    from genmlx.combinators import unfold as unfold
+    from genmlx.combinators import vmap as vmap
+    from genmlx.dist import bernoulli as bernoulli
+    from genmlx.dist import beta as beta
+    from genmlx.dist import beta_uniform_mixture as beta_uniform_mixture
+    from genmlx.dist import binomial as binomial
+    from genmlx.dist import broadcasted_normal as broadcasted_normal
+    from genmlx.dist import categorical as categorical
+    from genmlx.dist import cauchy as cauchy
+    from genmlx.dist import delta as delta
+    from genmlx.dist import dirichlet as dirichlet
+    from genmlx.dist import discrete_uniform as discrete_uniform
+    from genmlx.dist import exponential as exponential
+    from genmlx.dist import flip as flip
+    from genmlx.dist import gamma as gamma
+    from genmlx.dist import gaussian as gaussian
+    from genmlx.dist import geometric as geometric
+    from genmlx.dist import inv_gamma as inv_gamma
+    from genmlx.dist import inv_wishart as inv_wishart
+    from genmlx.dist import laplace as laplace
+    from genmlx.dist import log_normal as log_normal
+    from genmlx.dist import mixture as mixture
+    from genmlx.dist import multivariate_normal as multivariate_normal
+    from genmlx.dist import neg_binomial as neg_binomial
+    from genmlx.dist import normal as normal
+    from genmlx.dist import piecewise_uniform as piecewise_uniform
+    from genmlx.dist import poisson as poisson
+    from genmlx.dist import student_t as student_t
+    from genmlx.dist import truncated_normal as truncated_normal
+    from genmlx.dist import uniform as uniform
+    from genmlx.dist import wishart as wishart
+    from genmlx.dist.custom import distribution as distribution
+    from genmlx.dist.transformed import dist_transform as dist_transform
+    from genmlx.inference import DeterministicTranslator as DeterministicTranslator
+    from genmlx.inference import GeneralTranslator as GeneralTranslator
+    from genmlx.inference import InferenceInterrupted as InferenceInterrupted
+    from genmlx.inference import Kernel as Kernel
+    from genmlx.inference import LogDensity as LogDensity
+    from genmlx.inference import Optimum as Optimum
+    from genmlx.inference import Particles as Particles
+    from genmlx.inference import Posterior as Posterior
+    from genmlx.inference import SimpleExtendingTranslator as SimpleExtendingTranslator
+    from genmlx.inference import SymmetricTranslator as SymmetricTranslator
+    from genmlx.inference import Translated as Translated
+    from genmlx.inference import chain as chain
+    from genmlx.inference import cycle_kernels as cycle_kernels
+    from genmlx.inference import elliptical_slice as elliptical_slice
+    from genmlx.inference import gibbs as gibbs
+    from genmlx.inference import hmc as hmc
+    from genmlx.inference import importance_resampling as importance_resampling
+    from genmlx.inference import importance_sampling as importance_sampling
+    from genmlx.inference import involutive_mh as involutive_mh
+    from genmlx.inference import log_likelihood as log_likelihood
+    from genmlx.inference import mala as mala
+    from genmlx.inference import map_optimize as map_optimize
+    from genmlx.inference import mh as mh
+    from genmlx.inference import mh_kernel as mh_kernel
+    from genmlx.inference import mix_kernels as mix_kernels
+    from genmlx.inference import nuts as nuts
+    from genmlx.inference import predictive as predictive
+    from genmlx.inference import random_walk as random_walk
+    from genmlx.inference import repeat_kernel as repeat_kernel
+    from genmlx.inference import reversal as reversal
+    from genmlx.inference import run_kernel as run_kernel
+    from genmlx.inference import seed_kernel as seed_kernel
+    from genmlx.inference import with_reversal as with_reversal
+
+# Loaded when they are first asked for.
+LAZY = dict.fromkeys(
+    """
+    DeterministicTranslator GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum Particles
+    Posterior SimpleExtendingTranslator SymmetricTranslator Translated chain cycle_kernels elliptical_slice
+    gibbs hmc importance_resampling importance_sampling involutive_mh log_likelihood mala map_optimize mh
+    mh_kernel mix_kernels nuts predictive random_walk repeat_kernel reversal run_kernel seed_kernel
+    with_reversal
+    """.split(),
+    "inference",
+)
+LAZY |= dict.fromkeys(
+    """
+    contramap dimap map_over map_retval mask mix recurse repeat scan switch unfold vmap
+    """.split(),
+    "combinators",
+)
+LAZY |= dict.fromkeys(
+    """
+    bernoulli beta beta_uniform_mixture binomial broadcasted_normal categorical cauchy delta dirichlet
+    discrete_uniform dist_transform distribution exponential flip gamma gaussian geometric inv_gamma
+    inv_wishart laplace log_normal mixture multivariate_normal neg_binomial normal piecewise_uniform poisson
+    student_t truncated_normal uniform wishart
+    """.split(),
+    "dist",
+)
 
 __all__ = [
     "gen",
@@ -167,11 +193,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in LAZY:
-        from genmlx import inference
+    if name not in LAZY:
+        raise AttributeError(f"module 'genmlx' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(inference, name)
-    raise AttributeError(f"module 'genmlx' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"genmlx.{LAZY[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

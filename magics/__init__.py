@@ -1,27 +1,24 @@
-"""The language in an IPython session: `%load_ext magics` puts its names in scope."""
+"""The language in an IPython session: `%load_ext genmlx` puts its names in scope."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from magics.names import LazyNames, eager_names
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 
-def _names() -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec("import mlx.core as mx\nimport genmlx\nfrom genmlx import *", names)
-    del names["__builtins__"]
-    import genmlx
-
-    # What the package has lazily is at hand here too.
-    return names | {name: getattr(genmlx, name) for name in sorted(genmlx.LAZY)}
-
-
 def load_ipython_extension(ip: InteractiveShell) -> None:
-    ip.push(_names(), interactive=False)
+    ip.push(eager_names(), interactive=False)
+    LazyNames(ip).install()
 
 
 def unload_ipython_extension(ip: InteractiveShell) -> None:
     """Take the names away again, except those that the user has given another value."""
-    ip.drop_by_id(_names())
+    names: dict[str, Any] = eager_names()
+    for hook in [hook for hook in ip.ast_transformers if isinstance(hook, LazyNames)]:
+        names |= hook.given
+        hook.remove()
+    ip.drop_by_id(names)
