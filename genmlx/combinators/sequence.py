@@ -6,6 +6,7 @@ state of the step before. All other steps keep their traces, and nothing of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,7 +21,7 @@ from genmlx.combinators.kernel import Combinator, checked_kernel, require_sub_ma
 from genmlx.combinators.whole import LEAST, run_whole
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
 from genmlx.errors import ParameterError, name_of, under
-from genmlx.gfi import argument_diffs, as_weight, total
+from genmlx.gfi import argument_diffs, total
 from genmlx.masked import host_value
 from genmlx.params import peek, shared_reads
 from genmlx.random import Keys
@@ -31,10 +32,11 @@ from genmlx.trace import Trace
 class SequenceTrace(Trace):
     """The traces of the steps, and the parameters that they read. The return value is put together when asked for."""
 
-    __slots__ = ("elements", "params", "_retval")
-    data = ("args", "score", "elements", "params")
+    __slots__ = ("tally", "elements", "params", "_retval")
+    data = ("args", "score", "tally", "elements", "params")
     sliced = True  # see Elements: the return value is put together along axis 0
 
+    tally: mx.array
     elements: list[Trace] | Elements
     params: dict
 
@@ -118,7 +120,7 @@ class Sequence(Combinator):
         n = self.length(args)
         if (whole := run_whole(self, args, n, constraints, key)) is not None:
             stack, elements = whole.trace, Elements([Stack(whole.trace, 0, n)], {}, n)
-            return self._trace(args, elements, summed(stack.score), shared_reads(stack)), whole.weight
+            return self._trace(args, elements, tally(stack.score), shared_reads(stack)), whole.weight
         elements = []
         weights, keys = [], Keys(key)
         for t in range(n):
@@ -128,8 +130,7 @@ class Sequence(Combinator):
                 self.next_state(element.retval)  # raises here, not when somebody looks, if there is none
             elements.append(element)
             weights.append(weight)
-        score = as_weight(total([e.score for e in elements]))
-        return self._trace(args, elements, score, _reads(elements)), total(weights)
+        return self._trace(args, elements, tally([e.score for e in elements]), _reads(elements)), total(weights)
 
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
@@ -189,9 +190,9 @@ class Sequence(Combinator):
         if not queue and n == len(old):
             if same(trace.args, args):
                 return trace, [], NoChange
-            return self._trace(args, old, trace.score, trace.params), [], NoChange
+            return self._trace(args, old, trace.tally, trace.params), [], NoChange
         elements = (Elements.of(old) if n > len(old) and n >= LEAST else old)[:n]
-        weights, scores, moved, visited = [], [], set(), set()
+        weights, gained, lost, moved, visited = [], [], [], set(), set()
         t, place, spills = -1, 0, False
         while spills and t + 1 < n or place < len(queue):
             t = t + 1 if spills and t + 1 < n else queue[place]
@@ -209,8 +210,8 @@ class Sequence(Combinator):
                 elements.append(element)
             else:
                 elements[t] = element
-                scores.append(-before.score)
-            scores.append(element.score)
+                lost.append(before.score)
+            gained.append(element.score)
             weights.append(weight)
             visited.add(t)
             spills = self.chained and retdiff is not NoChange
@@ -218,14 +219,14 @@ class Sequence(Combinator):
                 moved.add(t)
             while place < len(queue) and queue[place] <= t:
                 place += 1
-        if len(scores) >= 2 * n:  # everything was visited: a plain sum has no drift
-            score = total([e.score for e in elements])
+        if len(visited) == n:  # a plain sum has no drift
+            sums = tally(gained)
         else:
-            score = total([trace.score, *scores, *(-e.score for e in old[n:])])
+            sums = trace.tally + tally(gained) - tally([*lost, *(e.score for e in old[n:])])
         params = {**trace.params, **_reads(elements[t] for t in visited)}
         if isinstance(elements, Elements):
             elements.restack()
-        new = self._trace(args, elements, as_weight(score), params)
+        new = self._trace(args, elements, sums, params)
         same_length = n == len(old)
         retdiff = VectorDiff(moved) if self.returns_list else UnknownChange
         return new, weights, UnknownChange if not same_length else retdiff if moved else NoChange
@@ -250,11 +251,12 @@ class Sequence(Combinator):
                 found += [(part, *rest) for rest in below]
         return found
 
-    def _trace(self, args: tuple, elements: Any, score: Any, params: dict) -> SequenceTrace:
+    def _trace(self, args: tuple, elements: Any, tally: mx.array, params: dict) -> SequenceTrace:
         return SequenceTrace(
             gen_fn=self,
             args=args,
-            score=score,
+            score=mx.where(tally[1] > 0, -math.inf, tally[0]),
+            tally=tally,
             elements=elements,
             params=params,
             _retval=None,
@@ -305,6 +307,14 @@ def changed_elements(old: Any, new: Any, diff: Any, n: int) -> Iterable[int]:
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         return [i for i in range(n) if not same(old[i], new[i])]
     return range(n)
+
+
+def tally(scores: Any) -> mx.array:
+    """The sum of the scores that are finite, and how many are -inf: what can be taken away again step by step."""
+    if not isinstance(scores, mx.array):
+        scores = mx.stack(scores) if scores else mx.zeros((1,))
+    impossible = scores == -math.inf
+    return mx.stack([summed(mx.where(impossible, 0.0, scores)), mx.sum(impossible.astype(mx.float32))])
 
 
 def _reached(selection: Selection, n: int) -> Iterable[int]:

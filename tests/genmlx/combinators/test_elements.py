@@ -1,10 +1,12 @@
 """Sequences that grow: what is appended is stacked, and means what it meant before."""
 
+import math
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from genmlx import flip, gen, map_over, mh, normal, scan, trace, unfold
+from genmlx import dist, flip, gen, map_over, mh, normal, scan, trace, unfold
 from genmlx.combinators.elements import Elements
 from genmlx.pytree import split_arrays
 
@@ -135,3 +137,19 @@ def test_a_batch_of_chains_on_a_long_sequence():
     assert abs(post.mean("mu").item() - mean) < 4 * post.mcse("mu") and abs(post.std("mu").item() / sd - 1) < 0.1
     latent = mh(model(40), {("each", t, "y"): 0.5 for t in range(40)}, draws=5, chains=3, key=1)
     assert latent["chain", 39, "y"].shape == (3, 5)
+
+
+def test_a_step_that_is_impossible_and_becomes_possible_again():
+    """A score of -inf cannot be corrected by differences: -inf + inf is NaN."""
+    model = map_over(dist.uniform)
+    for n in (3, 40):
+        args = ([0.0] * n, [1.0] * n)
+        tr, _ = model.generate(args, {(t,): 0.5 for t in range(n)})
+        out = tr.update({(1,): 2.0, (2,): 3.0})
+        assert out.weight.item() == out.trace.score.item() == -math.inf
+        half = out.trace.update({(1,): 0.25})
+        assert half.trace.score.item() == -math.inf
+        back = half.trace.update({(2,): 0.25})
+        assert back.trace.score.item() == 0.0 and model.assess(args, back.trace.choices).score.item() == 0.0
+        shorter = out.trace.update({}, ([0.0], [1.0])).trace
+        assert shorter.score.item() == 0.0
