@@ -138,7 +138,7 @@ def step(tr):
     trace("noise", log_normal(mx.log(tr["noise"]), 0.15))
 
 
-post = mh(call, observed, proposal=step, draws=1000, warmup=300, chains=4)
+post = mh(call, observed, proposal=step, draws=2500, warmup=500, chains=8)
 post.summary()
 
 # %% tags=["test"]
@@ -154,7 +154,7 @@ for address, value in exact_means.items():
 fig, ax = plt.subplots(figsize=(7, 4))
 ends = [4.0, 25.0]
 slopes, intercepts = mx.flatten(post["slope"]).tolist(), mx.flatten(post["intercept"]).tolist()
-for slope, intercept in zip(slopes[::40], intercepts[::40]):
+for slope, intercept in zip(slopes[::200], intercepts[::200]):
     ax.plot(ends, [slope * (x - mean_speed) + intercept for x in ends], color="tab:blue", alpha=0.1)
 ax.plot(speed.tolist(), distance.tolist(), "o", color="black", markersize=4)
 ax.set(xlabel="speed (mph)", ylabel="stopping distance (ft)", title="Fifty cars, a hundred plausible lines")
