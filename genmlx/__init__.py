@@ -101,6 +101,9 @@ if TYPE_CHECKING:
     from genmlx.inference import run_kernel as run_kernel
     from genmlx.inference import seed_kernel as seed_kernel
     from genmlx.inference import with_reversal as with_reversal
+    from genmlx.storage import load_trace as load_trace
+    from genmlx.storage import save_trace as save_trace
+    from genmlx.taps import tap as tap
 
 # Loaded when they are first asked for.
 LAZY = dict.fromkeys(
@@ -119,6 +122,7 @@ LAZY |= dict.fromkeys(
     """.split(),
     "combinators",
 )
+LAZY |= {"load_trace": "storage", "save_trace": "storage", "tap": "taps"}
 LAZY |= dict.fromkeys(
     """
     bernoulli beta beta_uniform_mixture binomial broadcasted_normal categorical cauchy delta dirichlet
@@ -146,6 +150,7 @@ __all__ = [
     "VectorDiff",
     "GenError",
     "memory_report",
+    "tap",
     "distribution",
     "dist_transform",
     "contramap",

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from genmlx import archive
 from genmlx.choicemap import ChoiceMap
 from genmlx.digest import _code
 from genmlx.errors import GenError
 from genmlx.gen import GenFn
 from genmlx.gfi import Call, GenerativeFunction
-from genmlx.inference import archive
 from genmlx.inference.draws import Draws
 from genmlx.pytree import all_slots
 from genmlx.selection import Selection

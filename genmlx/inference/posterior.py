@@ -9,11 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx import archive
 from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
 from genmlx.errors import UnknownAddress, UsageError, name_of, nearest, show_addresses
 from genmlx.gfi import Call, gen_errors
-from genmlx.inference import archive
 from genmlx.versions import pinned
 
 _FORMAT = "genmlx posterior 2"
