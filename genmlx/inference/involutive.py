@@ -14,8 +14,10 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.choicemap import EMPTY, ChoiceMap
-from genmlx.gfi import Call, gen_errors
-from genmlx.inference.chains import Kernel, Step, accept, run_chains
+from genmlx.errors import name_of
+from genmlx.gfi import Call
+from genmlx.inference.chains import Step, accept, run_chains
+from genmlx.inference.kernels import ITSELF, Kernel, Watch
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.round_trip import label, require_none
 from genmlx.inference.translators import SymmetricTranslator
@@ -117,9 +119,19 @@ def involutive_step(proposal: Any, involution: Transform, check: bool = False, o
     return InvolutiveStep(proposal, involution, check, observations)
 
 
+class InvolutiveKernel(Kernel):
+    """The step of ``involutive_mh`` as a kernel: its own reversal. What a check finds raises here, also in a batch."""
+
+    def apply(self, trace: Any, key: Any, watch: Watch = None) -> tuple[Any, dict[str, Any]]:
+        new, info = super().apply(trace, key, watch)
+        if isinstance(trace, VectorizedTrace):
+            self.step.require_none(info)  # type: ignore[attr-defined]
+        return new, info
+
+
 def involutive_kernel(
     proposal: Any, involution: Transform, check: bool = False, observations: Any = EMPTY
-) -> Callable[[Any, Any], Any]:
+) -> InvolutiveKernel:
     """``kernel(trace, key) -> trace``, for one trace or a batch: the step of ``involutive_mh``. It is its own reversal.
 
     >>> from genmlx import gen, flip, trace
@@ -136,14 +148,4 @@ def involutive_kernel(
     0
     """
     step = InvolutiveStep(proposal, involution, check, observations)
-
-    def kernel(trace: Any, key: Any = None) -> Any:
-        key = random.as_key(key)
-        with gen_errors(trace.gen_fn):
-            if not isinstance(trace, VectorizedTrace):
-                return step(trace, key)[0]
-            trace, info = trace.step(step, key)
-            step.require_none(info)
-            return trace
-
-    return kernel
+    return InvolutiveKernel(step, name=f"involutive_kernel({name_of(involution)})", back=ITSELF)

@@ -7,10 +7,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genmlx import categorical, flip, gamma, gen, jacobian, mixture, multivariate_normal, normal, switch, trace
+from genmlx import (
+    categorical,
+    flip,
+    gamma,
+    gen,
+    jacobian,
+    mixture,
+    multivariate_normal,
+    normal,
+    select,
+    switch,
+    trace,
+)
 from genmlx.diagnostics import ess, mcse
 from genmlx.errors import BatchError, MissingChoice, UsageError
 from genmlx.inference.involutive import involutive_kernel, involutive_mh, involutive_step
+from genmlx.inference.kernels import chain, reversal
+from genmlx.inference.mh import mh_kernel
 from genmlx.inference.round_trip import RoundTripError
 from genmlx.inference.translators import SymmetricTranslator
 from genmlx.masked import value_of
@@ -444,3 +458,33 @@ def test_structure_changes_in_a_batch_raise():
     assert involutive_mh(switching(), None, factor, walk, draws=5, check=True, key=0).draws == 5
     with pytest.raises(BatchError, match=r"\.py:\d+"):
         involutive_mh(two_worlds(), None, None, world_swap(0.0), draws=5, chains=2, key=0)
+
+
+def test_the_kernel_is_one_of_the_kernels():
+    """It composes, reverses into itself, and its check raises inside a composite, on one trace and on a batch."""
+
+    @gen
+    def model():
+        trace("x", normal(0, 1))
+        trace("y", normal(0, 1))
+
+    @is_involution
+    @transform
+    def swap(old, new):
+        new["x"], new["y"] = old["y"], old["x"]
+
+    @is_involution
+    @transform
+    def drift(old, new):
+        new["x"] = old["x"] + 0.5
+
+    kernel = involutive_kernel(None, swap)
+    assert reversal(kernel) is kernel
+    both = chain(kernel, mh_kernel(select("y")))
+    assert reversal(both).parts[1] is kernel
+    tr, _ = model().generate({"x": 1.0, "y": 2.0})
+    assert involutive_kernel(None, swap)(tr, 0)["x"].item() == 2.0
+    for start in (tr, model().vsimulate(4, key=0)):
+        assert both(start, 1).choices.addresses() == [("x",), ("y",)]
+        with pytest.raises(RoundTripError, match="'x'"):
+            chain(mh_kernel(select("y")), involutive_kernel(None, drift, check=True))(start, 2)
