@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
+
+# Functions whose vmap rule forgets a second operand that is not batched, and the operators made of them.
+_FORGETFUL = {
+    "bitwise_and": ("__and__", "__iand__"),
+    "bitwise_or": ("__or__", "__ior__"),
+    "bitwise_xor": ("__xor__",),
+    "left_shift": ("__lshift__",),
+    "right_shift": ("__rshift__",),
+    "not_equal": ("__ne__",),
+}
+_depth = 0
 
 
 def vmap_list(f: Callable[..., list], *arrays: mx.array) -> list:
@@ -29,5 +42,39 @@ def vmap_list(f: Callable[..., list], *arrays: mx.array) -> list:
                 kinds.add((out.shape, out.dtype))
         return made
 
-    mapped = mx.vmap(once)(*arrays)
+    with mended_operators():
+        mapped = mx.vmap(once)(*arrays)
     return [mapped[place] for place in places]
+
+
+@contextmanager
+def mended_operators() -> Iterator[None]:
+    """While a body is traced for a batch, ``&``, ``|``, ``^``, ``<<``, ``>>`` and ``!=`` mean what they mean alone.
+
+    MLX 0.32.4 gives wrong values, without a word, when exactly one operand is batched (no upstream issue found). A body
+    is the user's code, which cannot be asked to avoid them; so here they first make each operand depend on the other.
+    """
+    global _depth
+    originals: list[tuple[Any, str, Any]] = []
+    if _depth == 0:
+        for function, operators in _FORGETFUL.items():
+            for owner, name in [(mx, function), *((mx.array, operator) for operator in operators)]:
+                if (original := getattr(owner, name, None)) is not None:
+                    originals.append((owner, name, original))
+                    setattr(owner, name, _tied(original))
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def _tied(original: Callable) -> Callable:
+    def operator(a: Any, b: Any, *rest: Any, **named: Any) -> Any:
+        if isinstance(a, mx.array) and isinstance(b, mx.array):
+            a, b = mx.where(mx.equal(b, b), a, a), mx.where(mx.equal(a, a), b, b)
+        return original(a, b, *rest, **named)
+
+    return operator

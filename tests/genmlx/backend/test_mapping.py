@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 from genmlx import gen, normal, trace
 from genmlx.backend.mapping import vmap_list
@@ -50,3 +51,54 @@ def test_a_model_that_returns_what_it_also_passes_on():
     batch = model().vsimulate(5, key=0)
     assert np.allclose(batch.retval, np.array(batch["a"])[:, None] * np.arange(5.0))
     assert np.allclose(batch[2].retval, batch.retval[2])
+
+
+OPERATORS = {
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: mx.bitwise_xor(a, b),
+    "left": lambda a, b: a << b,
+    "right": lambda a, b: a >> b,
+    "not_equal": lambda a, b: a != b,
+    "bitwise_and": mx.bitwise_and,
+}
+ROWS = mx.array(np.random.default_rng(0).integers(0, 8, (4, 5)).astype(np.int32))
+SHARED = mx.array([1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_between_a_lane_and_a_constant(name):
+    """In a body's batch an operator that forgets its unbatched operand is wrong without a word."""
+    operator = OPERATORS[name]
+    if name == "bitwise_and":  # looked up when the body runs
+        operator = lambda a, b: mx.bitwise_and(a, b)  # noqa: E731
+    before = {owner: {n: getattr(owner, n) for n in dir(owner)} for owner in (mx.array,)}
+    for a, b in ((None, SHARED), (SHARED, None), (None, mx.array(2))):
+        f = lambda row, a=a, b=b: operator(row if a is None else a, row if b is None else b)  # noqa: E731
+        found = vmap_list(lambda row, f=f: [f(row)], ROWS)[0]
+        assert np.array_equal(found, np.stack([np.array(f(row)) for row in ROWS]))
+    assert mx.array.__and__ is before[mx.array]["__and__"] and mx.array.__ne__ is before[mx.array]["__ne__"]
+
+
+def test_upstream_still_forgets_the_unbatched_operand():
+    assert not np.array_equal(mx.vmap(lambda row: SHARED & row)(ROWS), np.array(ROWS) & np.array(SHARED))
+
+
+def test_a_body_may_use_them_and_an_error_leaves_mlx_as_it_was():
+    kept = mx.array([True, False, True])
+
+    @gen
+    def model(fail=False):
+        x = trace("x", normal(mx.zeros((3,)), 1.0))
+        seen = (x > 0) & kept
+        if fail:
+            raise RuntimeError("stop")
+        return mx.where(kept != seen, 1.0, 0.0)
+
+    batch = model().vsimulate(6, key=0)
+    for tr in batch:
+        assert np.array_equal(tr.retval, np.array(kept) & ~((np.array(tr["x"]) > 0) & np.array(kept)))
+    original = mx.array.__and__
+    with pytest.raises(RuntimeError, match="stop"):
+        model(True).vsimulate(3)
+    assert mx.array.__and__ is original
