@@ -150,10 +150,9 @@ class ChoiceMap:
 
     def lane(self, i: Any) -> ChoiceMap:
         """One lane of a batched map: the choices that this lane has."""
-        from genmlx.masked import settled
+        from genmlx.masked import settled_choices
 
-        own = ((address, settled(leaf[i])) for address, leaf in self.items())
-        return from_items((address, leaf) for address, leaf in own if leaf is not None)
+        return settled_choices(from_items((address, leaf[i]) for address, leaf in self.items()))
 
     def _lifted(self, other: ChoiceMap) -> ChoiceMap:
         """This map with lanes, when the other has them and this has not."""
@@ -171,9 +170,12 @@ class ChoiceMap:
     # display and comparison
 
     def __eq__(self, other: object) -> bool:
+        """Equal values at the same addresses, also where one says with a mask that a choice is there, or is not."""
+        from genmlx.masked import anywhere, settled
+
         if not isinstance(other, ChoiceMap):
             return NotImplemented
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = ({a: settled(v) for a, v in choices.items() if anywhere(v)} for choices in (self, other))
         return mine.keys() == theirs.keys() and all(_equal(v, theirs[a]) for a, v in mine.items())
 
     __hash__ = None  # type: ignore[assignment]

@@ -68,17 +68,26 @@ def mask_choices(choices: ChoiceMap, active: Any) -> ChoiceMap:
 
 
 def settled(leaf: Any) -> Any:
-    """A masked value of which the host knows whether it is there: the value or None. Other leaves as they are."""
-    if not isinstance(leaf, Masked) or (active := host_value(leaf.active)) is None:
+    """A masked value that the host knows to be active: the value; of one element that is not: None. Others as they are.
+
+    An array that is active nowhere stays: a batch runs all branches, and asks for the choices of each.
+    """
+    if not isinstance(leaf, Masked) or (active := host_value(mx.all(leaf.active))) is None:
         return leaf
-    return leaf.value if active else None
+    return leaf.value if active else leaf if leaf.active.ndim else None
 
 
 def anywhere(leaf: Any) -> bool:
     """Whether a leaf is there for any lane; a masked one that nobody can look at yet may be."""
-    if not isinstance(leaf, Masked):
-        return True
-    return host_value(mx.any(leaf.active)) is not False
+    return not isinstance(leaf, Masked) or host_value(mx.any(leaf.active)) is not False
+
+
+def settled_choices(choices: ChoiceMap) -> ChoiceMap:
+    """The choices with each masked leaf settled."""
+    leaves = {address: settled(leaf) for address, leaf in choices.items()}
+    if all(leaves[address] is leaf for address, leaf in choices.items()):
+        return choices
+    return from_items(((address, leaf) for address, leaf in leaves.items() if leaf is not None), choices.n)
 
 
 def host_value(x: Any) -> Any:

@@ -7,7 +7,6 @@ see `special`.
 """
 
 import math
-from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -43,21 +42,6 @@ def _deviance(x: mx.array, m: mx.array, d: mx.array, log_m: mx.array) -> mx.arra
     # the derivative of x / m squares m; that of a difference of logarithms does not
     logs = mx.log(x) - log_m
     return mx.where(near, series, x * (logs + _finite(mx.log(x / m) - logs)) - d)
-
-
-def _corrected(value: mx.array, *pairs: tuple[mx.array, Callable[..., mx.array], tuple]) -> mx.array:
-    """A sum of deviances with its float64 value, where there is float64; the derivatives are those of ``value``.
-
-    In float32 the rounding of x / m alone costs x half ulps. Each pair is x, and m as a function of what it is made of.
-    """
-    if mx.default_device().type != mx.cpu:
-        return value
-    exact = mx.array(0.0, dtype=mx.float64)
-    for x, product, parts in pairs:
-        x64 = mx.stop_gradient(x).astype(mx.float64)
-        m64 = product(*[mx.stop_gradient(part).astype(mx.float64) for part in parts])
-        exact = exact + (x64 * mx.log(x64 / m64) + (m64 - x64))
-    return value + _finite(exact.astype(mx.float32) - value)
 
 
 def deviance(x: Real, m: Real) -> mx.array:
@@ -99,8 +83,7 @@ def log_poisson_raw(x: Real, m: Real) -> mx.array:
     xs = mx.where(mx.logical_and(low, x >= 0), x, 0.0)
     small = xs * log_m - m1 - lgamma1p_small(xs)
     xl = mx.where(low, 1.0, x)
-    spread = _corrected(_deviance(xl, m1, xl - m1, log_m), (xl, lambda m: m, (m1,)))
-    large = -spread - binet(xl) - (0.5 * mx.log(xl) + HALF_LOG_2PI)
+    large = -_deviance(xl, m1, xl - m1, log_m) - binet(xl) - (0.5 * mx.log(xl) + HALF_LOG_2PI)
     value = mx.where(positive, mx.where(low, small, large), mx.where(x == 0, -m, -math.inf))
     return mx.where(m < 0, math.nan, mx.where(x < 0, -math.inf, value))
 
@@ -116,9 +99,6 @@ def _log_binomial(a: mx.array, b: mx.array, t: mx.array) -> mx.array:
     d = _residual(a1, n, t, n_low)
     log_n = mx.log(n)
     spread = _deviance(a1, n * t, d, log_n + log_t) + _deviance(b1, n - n * t, -d, log_n + log_u)
-    first = (a1, lambda a, b, t: (a + b) * t, (a1, b1, t))
-    second = (b1, lambda a, b, t: (a + b) * (1 - t), (a1, b1, t))
-    spread = _corrected(spread, first, second)
     return rest + mx.where(low, entropy + a * log_t + b * log_u, -spread)
 
 
@@ -161,7 +141,6 @@ def log_gamma_density(x: Real, a: Real, rate: Real) -> mx.array:
     a2, a3 = mx.where(low, a1, 0.25), mx.where(low, 1.0, a1)
     small = a2 * (log_x + log_r) - m - lgamma1p_small(a2) + mx.log(a2) - log_x
     spread = _deviance(a3, m, _residual(a3, r1, x1), log_r + log_x)
-    spread = _corrected(spread, (a3, lambda x, rate: x * rate, (x1, r1)))
     large = 0.5 * mx.log(a3) - HALF_LOG_2PI - binet(a3) - spread - log_x
     edge = mx.where(a1 == 1, log_r, mx.where(a1 < 1, math.inf, -math.inf))
     value = mx.where(inside, mx.where(low, small, large), mx.where(x == 0, edge, -math.inf))

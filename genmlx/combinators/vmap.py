@@ -16,7 +16,7 @@ from genmlx.dist.values import as_array
 from genmlx.errors import MissingChoice, ParameterError, UsageError, ValueMismatch, caller_line, name_of
 from genmlx.free import Fixed, Free
 from genmlx.gfi import unchanged
-from genmlx.masked import Lanewise, Masked, value_of
+from genmlx.masked import Lanewise, Masked, settled_choices, value_of
 from genmlx.params import peek, shared_reads
 from genmlx.pytree import NAMESPACE, flatten
 from genmlx.selection import NONE, Selection
@@ -35,7 +35,7 @@ class VmapTrace(Trace):
     params: dict
 
     def gathered(self) -> ChoiceMap:
-        return stacked_choices(self.lanes, self.n)
+        return settled_choices(stacked_choices(self.lanes, self.n))
 
     def children(self) -> Iterable[Trace]:
         return (self.lanes,)

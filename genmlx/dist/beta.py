@@ -28,6 +28,7 @@ class Beta(Distribution):
     support = unit_interval
     reparameterised = True
     guarded = False
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, a: mx.array, b: mx.array) -> mx.array:
         one, other = split(key)

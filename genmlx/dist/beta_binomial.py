@@ -25,6 +25,7 @@ class BetaBinomial(Distribution):
     """
 
     parameters = {"n": natural, "a": positive, "b": positive}
+    precise = True
 
     def support_of(self, n: mx.array, a: mx.array, b: mx.array) -> Support:
         return Integers(0, n)

@@ -21,6 +21,7 @@ class Binomial(Distribution):
     """
 
     parameters = {"n": natural, "p": unit_interval}
+    precise = True
 
     def support_of(self, n: mx.array, p: mx.array) -> Support:
         return Integers(0, n)

@@ -47,7 +47,7 @@ class BroadcastedNormal(Distribution):
         event = self.event_shape(mu, sigma)
         if x.shape[x.ndim - len(event) :] != event:
             raise shape_mismatch(x, event, self.__name__)
-        return summed(normal._log_density(x, mu, sigma), len(event))
+        return summed(normal._precise_density(x, (mu, sigma)), len(event))
 
     def _mean(self, mu: mx.array, sigma: mx.array) -> mx.array:
         return mu

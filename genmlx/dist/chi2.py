@@ -25,6 +25,7 @@ class Chi2(Distribution):
     support = nonnegative
     reparameterised = True
     guarded = False
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, df: mx.array) -> mx.array:
         return positive_exp(log_standard_gamma(key, shape, 0.5 * df) + math.log(2))

@@ -32,9 +32,9 @@ def angle_from(mu: mx.array, x: mx.array) -> mx.array:
 
 
 def one_minus_cos(angle: mx.array) -> mx.array:
-    """1 - cos(angle), without cancellation where it is small."""
-    half = mx.sin(0.5 * angle)
-    return mx.where(mx.abs(angle) < 1, 2 * half * half, 1 - mx.cos(angle))
+    """1 - cos(angle), without cancellation; of tangents, since MLX's float64 sines have the digits of float32."""
+    half = mx.tan(0.5 * angle)
+    return 2 * half * half / (1 + half * half)
 
 
 def wrapped_cauchy_angle(key: Any, shape: tuple, ratio: mx.array) -> mx.array:

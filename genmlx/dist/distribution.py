@@ -127,6 +127,7 @@ class Distribution(GenerativeFunction):
     support: Support
     reparameterised = False
     guarded = True  # False where the formula itself gives -inf outside the support
+    precise = False  # True where float32 loses digits in the tails, by squares or exponentials of rounded numbers
     call_type: type[DistCall] = DistCall
 
     def __init__(self, name: str | None = None):
@@ -246,12 +247,18 @@ class Distribution(GenerativeFunction):
 
     def _guarded(self, x: mx.array, support: Support, params: tuple) -> mx.array:
         if not self.guarded:
-            return self._log_density(x, *params)
+            return self._precise_density(x, params)
         # MLX carries the zero cotangent of a comparison on through what was compared, where 0 * inf is nan.
         inside = support.contains(mx.stop_gradient(x))
         spread = inside[(..., *[None] * support.event_ndim)] if support.event_ndim else inside
-        lp = self._log_density(mx.where(spread, x, support.interior(x).astype(x.dtype)), *params)
+        lp = self._precise_density(mx.where(spread, x, support.interior(x).astype(x.dtype)), params)
         return mx.where(inside, lp, -math.inf)
+
+    def _precise_density(self, x: mx.array, params: tuple) -> mx.array:
+        """The log density, in float64 where the family asks for it and the device has it."""
+        if not self.precise or mx.default_device().type != mx.cpu:
+            return self._log_density(x, *params)
+        return self._log_density(*[a.astype(mx.float64) for a in (x, *params)]).astype(mx.float32)
 
     # as a generative function
 

@@ -27,6 +27,7 @@ class Gamma(Distribution):
     support = nonnegative
     reparameterised = True
     guarded = False
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, a: mx.array, rate: mx.array) -> mx.array:
         return positive_exp(log_standard_gamma(key, shape, a) - mx.log(rate))

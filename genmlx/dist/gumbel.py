@@ -25,6 +25,7 @@ class Gumbel(Distribution):
     parameters = {"loc": real, "scale": positive}
     support = real
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, loc: mx.array, scale: mx.array) -> mx.array:
         return loc + scale * random.gumbel(key, shape)

@@ -22,6 +22,7 @@ class HalfNormal(Distribution):
     parameters = {"sigma": positive}
     support = nonnegative
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, sigma: mx.array) -> mx.array:
         return sigma * mx.abs(random.normal(key, shape))

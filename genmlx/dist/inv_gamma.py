@@ -24,6 +24,7 @@ class InvGamma(Distribution):
     parameters = {"shape": positive, "scale": positive}
     support = positive
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, a: mx.array, scale: mx.array) -> mx.array:
         return positive_exp(mx.log(scale) - log_standard_gamma(key, shape, a))

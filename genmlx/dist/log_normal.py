@@ -25,6 +25,7 @@ class LogNormal(Distribution):
     parameters = {"mu": real, "sigma": positive}
     support = positive
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, mu: mx.array, sigma: mx.array) -> mx.array:
         return positive_exp(mu + sigma * random.normal(key, shape))

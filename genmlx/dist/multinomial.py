@@ -36,6 +36,7 @@ class Multinomial(Distribution):
     """
 
     parameters = {"n": natural, "probs": Weights("a vector of nonnegative numbers, not all 0")}
+    precise = True
 
     def event_shape(self, n: mx.array, probs: mx.array) -> tuple:
         return probs.shape[-1:]

@@ -27,6 +27,7 @@ class NegBinomial(Distribution):
 
     parameters = {"r": positive, "p": positive_probability}
     support = natural
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, r: mx.array, p: mx.array) -> mx.array:
         gamma_key, count_key = random.split(key)

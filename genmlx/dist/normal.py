@@ -25,6 +25,7 @@ class Normal(Distribution):
     support = real
     reparameterised = True
     guarded = False
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, mu: mx.array, sigma: mx.array) -> mx.array:
         return mu + sigma * random.normal(key, shape)

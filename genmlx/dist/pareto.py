@@ -23,6 +23,7 @@ class Pareto(Distribution):
 
     parameters = {"shape": positive, "scale": positive}
     reparameterised = True
+    precise = True
 
     def support_of(self, b: mx.array, scale: mx.array) -> Support:
         return Interval(scale, math.inf)

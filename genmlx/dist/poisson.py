@@ -21,6 +21,7 @@ class Poisson(Distribution):
 
     parameters = {"rate": nonnegative}
     support = natural
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, rate: mx.array) -> mx.array:
         return count_samplers.poisson(key, shape, rate)

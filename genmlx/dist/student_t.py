@@ -26,6 +26,7 @@ class StudentT(Distribution):
     defaults = {"loc": 0.0, "scale": 1.0}
     support = real
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, df: mx.array, loc: mx.array, scale: mx.array) -> mx.array:
         numerator, denominator = random.split(key)

@@ -27,6 +27,7 @@ class VonMises(Distribution):
 
     parameters = {"mu": real, "kappa": nonnegative}
     support = circle
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, mu: mx.array, kappa: mx.array) -> mx.array:
         angles, uniforms = random.split(key)

@@ -26,6 +26,7 @@ class Weibull(Distribution):
     parameters = {"shape": positive, "scale": positive}
     support = nonnegative
     reparameterised = True
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, k: mx.array, scale: mx.array) -> mx.array:
         return positive_exp(mx.log(scale) + mx.log(random.exponential(key, shape)) / k)

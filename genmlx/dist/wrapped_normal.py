@@ -24,6 +24,7 @@ class WrappedNormal(Distribution):
 
     parameters = {"mu": real, "sigma": positive}
     support = circle
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, mu: mx.array, sigma: mx.array) -> mx.array:
         return mx.stop_gradient(wrap(mu + wrap(sigma * random.normal(key, shape))))

@@ -24,6 +24,7 @@ class ZeroInflatedPoisson(Distribution):
 
     parameters = {"gate": unit_interval, "rate": nonnegative}
     support = natural
+    precise = True
 
     def _sample(self, key: Any, shape: tuple, gate: mx.array, rate: mx.array) -> mx.array:
         gate_key, count_key = random.split(key)

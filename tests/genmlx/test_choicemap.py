@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from genmlx import ChoiceMap, choicemap, normal, select
 from genmlx.choicemap import EMPTY, covering, from_items
 from genmlx.errors import AddressError, UnknownAddress, UsageError
+from genmlx.masked import Masked
 from genmlx.pytree import NAMESPACE
 
 CM = choicemap({"slope": 2.0, ("y", 0): 2.1, ("y", 1): 3.9})
@@ -397,3 +398,11 @@ def test_covering_selects_exactly_the_addresses(cm):
     s = covering(cm)
     assert cm.filter(s) == cm and cm.without(s) == EMPTY
     assert "elsewhere" not in s and () not in s
+
+
+def test_a_mask_that_is_open_everywhere_or_nowhere_says_the_same_as_no_mask():
+    plain, value = choicemap(a=mx.array([1.0, 2.0])), mx.array([1.0, 2.0])
+    everywhere, nowhere = mx.array([True, True]), mx.array([False, False])
+    assert choicemap(a=Masked(value, everywhere)) == plain == choicemap(a=value, b=Masked(value, nowhere))
+    assert choicemap(a=Masked(value, mx.array([True, False]))) != plain
+    assert choicemap(a=Masked(value, nowhere)) == choicemap() != choicemap(a=Masked(value, mx.array([True, False])))
