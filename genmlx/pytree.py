@@ -41,10 +41,10 @@ class Skeleton:
         return optree.tree_unflatten(self.spec, leaves)
 
 
-def split_arrays(tree: Any) -> tuple[list[mx.array], Skeleton]:
-    """The array leaves of a tree, and the rest of it."""
+def split_arrays(tree: Any, axes: int = 0) -> tuple[list[mx.array], Skeleton]:
+    """The array leaves of a tree, those with at least so many axes, and the rest of it."""
     leaves, spec = flatten(tree)
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, mx.array)]
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, mx.array) and leaf.ndim >= axes]
     arrays = [leaves[i] for i in places]
     for i in places:
         leaves[i] = None

@@ -276,7 +276,8 @@ def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
         arrays, skeleton = split_arrays(_without_args(value.lanes))
         return arrays, lambda own: _with_args(skeleton.fill(own), value.args)
     if isinstance(value, Lanes):
-        arrays, skeleton = split_arrays(value.tree)
+        # A number that all lanes share is an array where it was stacked with those of other batches.
+        arrays, skeleton = split_arrays(value.tree, axes=1)
         return arrays, skeleton.fill
     nodes, spec = optree.tree_flatten(value, is_leaf=_is_batched, namespace=NAMESPACE)
     own = [split_arrays(ChoiceMap(node._root)) if _is_batched(node) else None for node in nodes]

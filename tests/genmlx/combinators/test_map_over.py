@@ -4,8 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from closed_forms import N, close, numbers, slope
+from scipy import stats
 
-from genmlx import NoChange, VectorDiff, gen, map_over, normal, param, select, trace
+from genmlx import NoChange, VectorDiff, contramap, gen, map_over, normal, param, repeat, select, trace
 from genmlx.diff import UnknownChange
 from genmlx.errors import AddressError, ParameterError, UnknownAddress
 from genmlx.params import param_gradients
@@ -141,3 +142,14 @@ def test_a_parameter_in_the_kernel():
     runs.clear()
     assert new.update({}).trace is new and runs == []
     assert param_gradients(new)[shifted, "shift"].item() == close(-5)
+
+
+def test_numbers_that_become_an_array_when_steps_are_stacked(monkeypatch):
+    """An element whose batch shares a host number: among elements of a stack it is a row of an array, without lanes."""
+    monkeypatch.setattr("genmlx.combinators.whole.LEAST", 2)
+    pairs = map_over(repeat(contramap(normal, lambda x: (x, 1.0)), 2))
+    old = pairs.simulate((mx.array([0.2, 0.1]),), mx.random.key(0))
+    new = old.update({}, ([0.3, -0.8],)).trace
+    again = new.update({1: mx.array([0.5, 0.6])})
+    expected = stats.norm.logpdf([0.5, 0.6], -0.8).sum() - stats.norm.logpdf(np.array(new[(1,)]), -0.8).sum()
+    assert again.weight.item() == pytest.approx(expected, abs=1e-5)
