@@ -71,8 +71,8 @@ class Mask(Combinator):
     def _update(
         self, trace: Any, args: tuple, diffs: tuple, constraints: ChoiceMap, key: Any
     ) -> tuple[Trace, Any, Any, ChoiceMap]:
-        active = self._active(args[0])
-        if not self._stays(trace, active, diffs):
+        active, stays = self._next(trace, args, diffs)
+        if not stays:
             return update_by_generate(trace, self, args, constraints, key)
         if active is False:
             return self._trace(args, active, None), 0.0, NoChange, EMPTY
@@ -84,8 +84,8 @@ class Mask(Combinator):
     def _regenerate(
         self, trace: Any, args: tuple, diffs: tuple, selection: Selection, key: Any
     ) -> tuple[Trace, Any, Any]:
-        active = self._active(args[0])
-        if not self._stays(trace, active, diffs):
+        active, stays = self._next(trace, args, diffs)
+        if not stays:
             return regenerate_by_generate(trace, self, args, selection, key)
         if active is False:
             return self._trace(args, active, None), 0.0, NoChange
@@ -100,10 +100,13 @@ class Mask(Combinator):
             raise ParameterError(f"{self.__name__}: active must be one truth value, got {found!r:.40}")
         return found if isinstance(found, bool) else found.astype(mx.bool_)
 
-    def _stays(self, trace: Any, active: Any, diffs: tuple) -> bool:
-        """Whether every lane stays active, or inactive."""
+    def _next(self, trace: Any, args: tuple, diffs: tuple) -> tuple[Any, bool]:
+        """Whether it is active with these arguments, and whether every lane stays active, or inactive."""
         old = known(trace.active)
-        return old is active if isinstance(old, bool) and isinstance(active, bool) else diffs[0] is NoChange
+        if diffs[0] is NoChange:
+            return old, True
+        active = self._active(args[0])
+        return active, isinstance(active, bool) and old is active
 
     def _project(self, trace: Any, selection: Selection) -> Any:
         active = known(trace.active)

@@ -4,7 +4,21 @@ import mlx.core as mx
 import pytest
 from closed_forms import N, close
 
-from genmlx import NoChange, choicemap, flip, gen, map_over, mask, normal, scan, select, trace, vmap
+from genmlx import (
+    NoChange,
+    choicemap,
+    contramap,
+    flip,
+    gen,
+    map_over,
+    mask,
+    normal,
+    repeat,
+    scan,
+    select,
+    trace,
+    vmap,
+)
 from genmlx.errors import ParameterError, UnknownAddress, UsageError
 
 runs = []
@@ -175,3 +189,13 @@ def test_impossible_values_stay_out_of_the_other_lanes():
     assert weights.tolist() == [-float("inf"), close(-0.693147)] == batch.score.tolist()
     new, weights, _, _ = batch.update(choicemap({"on": mx.array([0, 0])}).batched(2))
     assert weights.tolist() == [float("inf"), 0.0] and new.score.tolist() == [close(-0.693147)] * 2
+
+
+def test_a_closed_mask_in_a_batch_that_is_revised():
+    """The host knew the flag, which all lanes share, in the first run; in the next it is a row of the old arguments."""
+    pairs = repeat(contramap(mask(normal), lambda x: (x > 0, x, 1.0)), 2)
+    old = pairs.simulate((mx.array(-0.7),), mx.random.key(0))
+    new, weight, _, discard = old.update({(): mx.array([1.0, 2.0])}, strict=False)
+    assert weight.item() == 0.0 == new.score.item() and discard.is_empty and new.choices == old.choices
+    new, weight, _ = old.regenerate(select.all(), key=mx.random.key(1))
+    assert weight.item() == 0.0 == new.score.item() and new.choices == old.choices
