@@ -1,0 +1,191 @@
+"""The magics: what each is called, what follows it, and its options. Parsing, help and completion read this table."""
+
+from __future__ import annotations
+
+from magics.grammar import OUT, QUIET, Option, Spec
+
+LIVE = ("auto", "text", "html", "mpl", "off")
+PLOTS = ("trace", "rank", "pair", "energy", "forest", "autocorr", "ess", "ppc", "elbo", "weights")
+
+GEN = Spec(
+    "gen",
+    "[NAME(PARAMS)]",
+    "Define generative functions: of each top-level def of the cell, or with NAME(PARAMS) of the cell as a body.",
+    (
+        Option(("--check",), "check the laws of the interface with these arguments, as (xs, ys)", "ARGS", "text"),
+        Option(("--show",), "show the sites, or the source", "WHAT", "word", ("sites", "src")),
+        Option(("--new",), "a new function, also where one of this name exists"),
+        QUIET,
+    ),
+    kind="cell",
+    examples=("%%gen", "%%gen --check (xs,)", "%%gen line(xs)"),
+)
+INFER = Spec(
+    "infer",
+    "METHOD MODEL(ARGS)",
+    "A posterior. Without arguments the last line again; with ! and options the last line with those options changed.",
+    (
+        Option(("-n", "--draws"), "draws of each chain", "E"),
+        Option(("-w", "--warmup"), "steps of warm-up of each chain", "E"),
+        Option(("-c", "--chains"), "chains", "E"),
+        Option(("-s", "--seed"), "seed of the run", "E"),
+        Option(("--sel",), "the addresses that the method moves", "ADDRS", "addresses"),
+        Option(("--live",), "show the run as it goes", "MODE", "word", LIVE, optional=True),
+        Option(("--every",), "seconds between two pictures of the run", "SEC"),
+        Option(("--time",), "stop after so many seconds", "SEC"),
+        Option(("--until",), "stop when this holds, as 'rhat<1.01, ess>400'", "TEXT"),
+        Option(("--target-accept",), "acceptance that warm-up aims at", "E"),
+        Option(("--step",), "step size", "E"),
+        Option(("--L",), "leapfrog steps of a trajectory", "E"),
+        Option(("--particles",), "particles", "E"),
+        Option(("--thin",), "keep every so many-th draw", "E"),
+        Option(("--carry",), "start from the draws of a posterior of an earlier version", "POST"),
+        Option(("--resume",), "go on with a posterior: as many draws again, or -n more", "POST"),
+        Option(("--force",), "also where the posterior is of another version"),
+        Option(("--save",), "save the posterior to this file", "PATH"),
+        Option(("--name",), "a label for the run", "TEXT"),
+        Option(("--dry-run",), "say what would run"),
+        OUT,
+        QUIET,
+    ),
+    given=True,
+    kind="line_cell",
+    examples=(
+        "%infer nuts line(xs) | given y=ys -n 1000 -c 4 -o post",
+        "%infer mh line(xs) | given y=ys --sel slope, intercept",
+        "%infer ! -n 5000",
+    ),
+)
+TRACE = Spec(
+    "trace",
+    "MODEL(ARGS) | TRACE [ADDRESS]",
+    "A run of a model, or a trace, as a tree; and what becomes of a trace when choices change.",
+    (
+        Option(("--set",), "update these choices", "ADDRESS=VALUE, ...", "text"),
+        Option(("--redo",), "draw these choices again", "ADDRS", "addresses"),
+        Option(("--diff",), "the differences of two traces or choice maps"),
+        Option(("--rebase",), "the choices under the current version of the model"),
+        Option(("--lp",), "every log density"),
+        Option(("--max",), "rows to show", "N"),
+        Option(("--depth",), "levels to show", "D"),
+        Option(("--stats",), "mean, deviation and range of arrays"),
+        Option(("--src",), "the source of the model as well"),
+        Option(("-s", "--seed"), "seed of the run", "E"),
+        OUT,
+        QUIET,
+    ),
+    given=True,
+    examples=(
+        "%trace line(xs) | given y=ys",
+        "%trace _tr --set slope=2.5",
+        "%trace --diff a b",
+        "%trace _tr y --max 50",
+    ),
+)
+GFI = Spec(
+    "gfi",
+    "MODEL(ARGS)",
+    "Check the laws of the generative function interface on a model: law, largest error, verdict.",
+    (
+        Option(("--n",), "traces to try", "N"),
+        Option(("--laws",), "only these laws", "NAMES", "text"),
+        Option(("-s", "--seed"), "seed", "E"),
+    ),
+    given=True,
+    examples=("%gfi line(xs) --n 20",),
+)
+SITES = Spec("sites", "MODEL(ARGS)", "The addresses of a model: distribution, shape, support.", (), given=True)
+DIAG = Spec(
+    "diag",
+    "[POST] [ADDRESSES]",
+    "What a posterior is worth: a table, and what to do where something is wrong.",
+    (
+        Option(("--worst",), "so many addresses, worst first", "N"),
+        Option(("--all",), "every address"),
+    ),
+    examples=("%diag post", "%diag post tau, mu"),
+)
+PLOT = Spec(
+    "plot",
+    "[POST] [ADDRESSES]",
+    "A figure of a posterior.",
+    (
+        Option(("--kind",), "what to draw", "KIND", "word", PLOTS),
+        Option(("--save",), "write the figure to this file", "PATH", "text"),
+        Option(("--max",), "addresses at most", "N"),
+        OUT,
+    ),
+    examples=("%plot post", "%plot post tau, mu --kind pair", "%plot post --kind forest --save forest.png"),
+)
+MEM = Spec(
+    "mem",
+    "[on | off | line | auto | toolbar]",
+    "The memory of MLX, what holds it, and the line after each cell.",
+    (
+        Option(("--top",), "the largest so many values", "N"),
+        Option(("--clear",), "empty MLX's cache, and collect garbage"),
+        Option(("--limit",), "limit of MLX's cache, as 4GB", "SIZE", "text"),
+        Option(("--reset",), "begin the peak anew"),
+    ),
+    examples=("%mem", "%mem --top 10", "%mem off"),
+)
+RELOAD = Spec(
+    "reload",
+    "[MODULE ...]",
+    "Run changed files again, those that import them included.",
+    (
+        Option(("--all",), "every watched module, changed or not"),
+        Option(("--dry",), "say what would be run"),
+        Option(("-v", "--verbose"), "show how the sites have changed"),
+    ),
+)
+WATCH = Spec(
+    "watch",
+    "[MODULE | PATH ...]",
+    "Look at more files before each cell; without arguments, list them.",
+    (Option(("--off",), "look at these no longer, or at none"), Option(("--list",), "list what is looked at")),
+)
+MODELS = Spec("models", "", "The models of the session: version, where it was defined, sites, whether it is stale.")
+TAPS = Spec(
+    "taps",
+    "[LABEL]",
+    "The values that tap(value, label) has seen, the latest last.",
+    (Option(("--live",), "print each as it comes"), Option(("--clear",), "forget them")),
+)
+SEED = Spec("seed", "[N]", "Set the seed of the session's random numbers; without a number, show it.")
+BENCH = Spec(
+    "bench",
+    "[STATEMENT]",
+    "Time a cell with its arrays evaluated: first run, best, median, and memory.",
+    (
+        Option(("-n", "--runs"), "runs; by default as many as fit in a second", "N"),
+        Option(("--setup",), "run this first, untimed", "CODE", "text"),
+        OUT,
+    ),
+    kind="line_cell",
+)
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        GEN, INFER, TRACE, GFI, SITES, DIAG, PLOT, MEM, RELOAD, WATCH, MODELS, TAPS, SEED, BENCH,
+    )
+}  # fmt: skip
+
+WHERE = {
+    "gen": "magics.define:DefineMagics",
+    "gfi": "magics.define:DefineMagics",
+    "sites": "magics.define:DefineMagics",
+    "models": "magics.define:DefineMagics",
+    "infer": "magics.infer:InferMagics",
+    "trace": "magics.look:LookMagics",
+    "diag": "magics.diagnose:DiagnoseMagics",
+    "plot": "magics.diagnose:DiagnoseMagics",
+    "mem": "magics.memory:MemoryMagics",
+    "reload": "magics.reloading:ReloadMagics",
+    "watch": "magics.reloading:ReloadMagics",
+    "taps": "magics.tools:ToolMagics",
+    "seed": "magics.tools:ToolMagics",
+    "bench": "magics.tools:ToolMagics",
+}
+"""The class that implements each magic, imported when it is first used."""
