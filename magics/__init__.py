@@ -1,4 +1,4 @@
-"""The language in an IPython session: `%load_ext genmlx` puts its names in scope."""
+"""The workbench in an IPython session: ``%load_ext genmlx`` puts the language in scope and its magics in reach."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ if TYPE_CHECKING:
 
 
 def load_ipython_extension(ip: InteractiveShell) -> None:
+    from magics.specs import SPECS, WHERE
+
     ip.push(eager_names(), interactive=False)
     LazyNames(ip).install()
+    for name, spec in SPECS.items():
+        ip.magics_manager.register_lazy(name, WHERE[name], spec.kind)
 
 
 def unload_ipython_extension(ip: InteractiveShell) -> None:
-    """Take the names away again, except those that the user has given another value."""
+    """Take everything away again, except names that the user has given another value."""
+    from magics.session import end_session
+    from magics.specs import SPECS
+
     names: dict[str, Any] = eager_names()
     for hook in [hook for hook in ip.ast_transformers if isinstance(hook, LazyNames)]:
         names |= hook.given
         hook.remove()
     ip.drop_by_id(names)
+    end_session(ip)
+    manager = ip.magics_manager
+    for name in SPECS:
+        manager.lazy_magics.pop(name, None)
+        for magics in manager.magics.values():
+            magics.pop(name, None)

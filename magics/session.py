@@ -38,6 +38,7 @@ class Session:
         self.ip = ip
         self.settings = GenMagics(parent=ip)
         self.last_infer: str | None = None  # what %infer without arguments repeats
+        self.at_end: list[Callable[[], None]] = []  # what undoes the hooks that a part of the workbench has set
 
     @property
     def names(self) -> dict[str, Any]:
@@ -57,6 +58,15 @@ def session(ip: Any) -> Session:
     if found is None:
         found = ip._genmlx_session = Session(ip)
     return found
+
+
+def end_session(ip: Any) -> None:
+    """Undo what the session has done to the shell."""
+    found = getattr(ip, "_genmlx_session", None)
+    if found is not None:
+        for undo in reversed(found.at_end):
+            undo()
+        del ip._genmlx_session
 
 
 def magic(spec: Spec) -> Callable[[Callable], Callable]:
@@ -96,4 +106,4 @@ class SessionMagics(Magics):
         return self.session.names
 
 
-__all__ = ["GenMagics", "Session", "SessionMagics", "UsageError", "magic", "session"]
+__all__ = ["GenMagics", "Session", "SessionMagics", "UsageError", "end_session", "magic", "session"]
