@@ -8,7 +8,8 @@ from magics.specs import INFER, SPECS, TRACE, WHERE
 
 
 def test_a_full_line():
-    text = 'nuts line(xs[:3], name="a | b") | given y=ys, ("z", 0)=[1, 2], {"q": 3} -n 2*500 --sel slope, y[3] -o post;  #'
+    head = 'nuts line(xs[:3], name="a | b")'
+    text = head + ' | given y=ys, ("z", 0)=[1, 2], {"q": 3} -n 2*500 --sel slope, y[3] -o post;  # a comment'
     line = Line(INFER, text)
     assert [piece.text for piece in line.words] == ["nuts", 'line(xs[:3], name="a | b")'] and line.silent
     names = {"ys": 3.0}
