@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -12,6 +14,7 @@ from traitlets import Bool, Enum, Float, Int, Unicode
 from traitlets.config import Configurable
 
 from magics.grammar import Line, Spec, help_text
+from workbench.memory import MemoryLine
 
 
 class GenMagics(Configurable):
@@ -28,6 +31,7 @@ class GenMagics(Configurable):
     width = Int(88, help="columns of tables and trees").tag(config=True)
     cache_limit = Unicode("", help="limit of MLX's cache, as 2GB; empty for the shell's own").tag(config=True)
     until = Unicode("", help="when runs may stop early, as rhat<1.01").tag(config=True)
+    reload = Bool(True, help="whether changed files are run again before each cell").tag(config=True)
     paint_share = Float(0.02, help="the most of a run's time that goes to showing it").tag(config=True)
 
 
@@ -37,19 +41,95 @@ class Session:
     def __init__(self, ip: Any):
         self.ip = ip
         self.settings = GenMagics(parent=ip)
-        self.last_infer: str | None = None  # what %infer without arguments repeats
+        self.last_infer: Line | None = None  # what %infer without arguments repeats
+        self.reloader: Any = None  # a workbench.reload.Reloader, once the extension is loaded
+        self._shown: Any = None
+        self.memory: MemoryLine = MemoryLine(self)
+        self.pending: list[str] = []  # what the toolbar warns of: files that could not be loaded
         self.at_end: list[Callable[[], None]] = []  # what undoes the hooks that a part of the workbench has set
 
     @property
     def names(self) -> dict[str, Any]:
         return self.ip.user_ns
 
+    def show(self, result: Any, picture: Any) -> None:
+        """Display a picture of a result that the magic also returns, and keep IPython from showing that as well."""
+        from IPython.display import display
+
+        display(picture)
+        self.hide(result)
+
+    def hide(self, result: Any) -> None:
+        """Keep IPython from showing a result that a magic returns to the end of a cell."""
+        self._hook()
+        self._shown = result
+
+    def _hook(self) -> None:
+        """Let the display of the last expression of a cell pass over what has been shown."""
+        trap = self.ip.display_trap
+        if isinstance(trap.hook, _Once):
+            return
+        original = trap.hook
+        trap.hook = _Once(self, original)
+        if sys.displayhook is original:  # the cell that runs has it in place already
+            sys.displayhook = trap.hook
+        self.at_end.append(lambda: setattr(trap, "hook", original))
+
     def bind(self, **values: Any) -> None:
         """Give names to results: ``_tr``, ``_post``, and what -o asks for."""
         self.ip.push(values, interactive=all(not name.startswith("_") for name in values))
 
-    def line_width(self) -> int:
-        return self.settings.width
+    def toolbar(self) -> str:
+        """One line: device, memory, the latest models, the last posterior, and what could not be reloaded."""
+        import mlx.core as mx
+
+        from workbench.memory import shown
+
+        peak = max(self.memory.meter.session_peak, mx.get_peak_memory())
+        parts = [
+            "genmlx",
+            str(mx.default_device()),
+            f"active {shown(mx.get_active_memory())}",
+            f"cache {shown(mx.get_cache_memory())}",
+            f"peak {shown(peak)}",
+            *[f"{name} {model.version}" for name, model in self.models()[-2:]],
+        ]
+        last = self.names.get("_post")
+        if hasattr(last, "draws"):
+            parts.append(f"post {last.chains}x{last.draws}")
+        return " " + " - ".join([*parts, *self.pending])
+
+    def models(self) -> list[tuple[str, Any]]:
+        """The models that have a name in the session, in the order in which they were named."""
+        from genmlx.gen import GenFn
+
+        return [(n, v) for n, v in self.names.items() if isinstance(v, GenFn) and not n.startswith("_")]
+
+    def colours(self) -> bool:
+        """Whether text may have colours: at a terminal that wants them."""
+        if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+            return False
+        return str(getattr(self.ip, "colors", "nocolor")).lower() != "nocolor"
+
+
+class _Once:
+    """A display hook that leaves out the one result that a magic has shown already."""
+
+    def __init__(self, session: Session, original: Any):
+        self.session, self.original = session, original
+
+    def __call__(self, result: Any = None) -> None:
+        shown, self.session._shown = self.session._shown, None
+        if result is None or result is not shown or not self._of_magic():
+            self.original(result)
+
+    def _of_magic(self) -> bool:
+        """Whether the cell ends in a magic, and not in the name of what one returned."""
+        lines = str((self.session.names.get("In") or [""])[-1]).rstrip().splitlines() or [""]
+        return lines[-1].lstrip().startswith("get_ipython().run_")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
 
 
 def session(ip: Any) -> Session:
@@ -86,7 +166,9 @@ def magic(spec: Spec) -> Callable[[Callable], Callable]:
             result = method(self, parsed, cell)
             if "out" in parsed and result is not None:
                 self.session.bind(**{parsed.word("out") or "": result})
-            return None if parsed.silent else result
+            if parsed.silent:
+                self.session.hide(result)
+            return result
 
         run.__doc__ = help_text(spec)
         return run

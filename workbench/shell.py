@@ -14,7 +14,7 @@ from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from IPython.terminal.ipapp import TerminalIPythonApp
 from IPython.terminal.prompts import Prompts, RichPromptDisplayHook
 from pygments.token import Token
-from traitlets import Bool, Dict, Type, Unicode, default
+from traitlets import Bool, Dict, Int, Type, Unicode, default
 
 from . import __version__
 from .execute import CellCompiler, describe_error, remember_source, run_cell
@@ -69,6 +69,7 @@ class GenShell(TerminalInteractiveShell):
     compiler_class = Type(CellCompiler)
     enable_tip = Bool(False).tag(config=True)
     confirm_exit = Bool(False).tag(config=True)
+    cache_size = Int(50).tag(config=True)  # Out pins what it holds, posteriors too
     term_title_format = Unicode("genmlx: {cwd}").tag(config=True)
     batch = Bool(False)
 
@@ -84,6 +85,33 @@ class GenShell(TerminalInteractiveShell):
         # The first Tab costs 80 ms with jedi and 1 ms without, for the same matches.
         if not any("use_jedi" in self.config[owner.__name__] for owner in (Completer, IPCompleter)):
             self.Completer.use_jedi = False
+
+    def check_complete(self, code: str) -> tuple[str, str]:
+        """A cell magic is indented as the code that it is, and ends at one empty line, as a def does.
+
+        IPython's own rule asks for two empty lines, and indents nothing.
+        """
+        head, newline, body = code.partition("\n")
+        if not (head.startswith("%%") and newline and body.strip()):
+            return super().check_complete(code)
+        if not body.rpartition("\n")[2].strip():
+            return "complete", ""
+        _, indent = super().check_complete(body)
+        return "incomplete", indent
+
+    def _extra_prompt_options(self) -> dict[str, Any]:
+        options = super()._extra_prompt_options()
+        if not self.simple_prompt:
+            options["bottom_toolbar"] = self.toolbar
+        return options
+
+    def toolbar(self) -> str:
+        """Device, memory, the models that were defined last, the last posterior; what failed to load."""
+        session = getattr(self, "_genmlx_session", None)
+        try:
+            return "" if session is None else session.toolbar()
+        except Exception as error:  # a toolbar that raises would take the prompt with it
+            return f" {type(error).__name__}: {error}"
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         if not (self.batch and issubclass(self._get_exc_info(exc_tuple)[0], SystemExit)):

@@ -1,0 +1,63 @@
+"""The algorithms by the short names that a command line gives them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from genmlx.gfi import Call
+
+
+class Method(NamedTuple):
+    """A short name, the function of ``genmlx.inference`` that it stands for, and one line on when to take it."""
+
+    name: str
+    function: str
+    summary: str
+
+    def load(self) -> Callable[..., Any]:
+        return getattr(import_module("genmlx.inference"), self.function)
+
+    def keywords(self) -> dict[str, Any]:
+        """What the function takes beside the call and the observations, with defaults."""
+        parameters = list(inspect.signature(self.load()).parameters.values())[2:]
+        return {p.name: p.default for p in parameters}
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("nuts", "nuts", "continuous choices; no tuning"),
+        Method("hmc", "hmc", "continuous choices; trajectories of one length"),
+        Method("mala", "mala", "continuous choices; one gradient for each draw"),
+        Method("rw", "random_walk", "continuous choices, no gradients"),
+        Method("ess", "elliptical_slice", "choices with Gaussian priors"),
+        Method("mh", "mh", "any choices, proposed from the prior or by a proposal"),
+        Method("gibbs", "gibbs", "discrete choices with finite supports"),
+        Method("mix", "hmc_gibbs", "continuous and discrete choices"),
+        Method("is", "importance_sampling", "few choices, or a good proposal; gives the evidence"),
+        Method("map", "map_optimize", "the most probable choices"),
+        Method("laplace", "laplace", "a Gaussian around the most probable choices"),
+    )
+}
+
+
+def automatic(call: Call, observations: Any) -> Method:
+    """The method for a model: by whether its latent choices are continuous or discrete, and stay the same."""
+    from genmlx.errors import GenError
+    from genmlx.inference.log_density import LogDensity
+
+    try:
+        LogDensity(call, observations)
+        return METHODS["nuts"]
+    except GenError:
+        pass
+    for name in ("mix", "gibbs"):
+        try:
+            METHODS[name].load()(call, observations, draws=1, warmup=0, chains=1)
+            return METHODS[name]
+        except GenError:
+            continue
+    return METHODS["mh"]

@@ -1,0 +1,186 @@
+"""``%infer``: a posterior in one line."""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from typing import Any
+
+from IPython.core.magic import line_cell_magic, magics_class
+
+from magics.grammar import Given, Line, Piece, assignments, did_you_mean
+from magics.session import Session, SessionMagics, magic
+from magics.specs import INFER
+
+_KEYWORDS = {
+    "draws": "draws",
+    "warmup": "warmup",
+    "chains": "chains",
+    "sel": "selection",
+    "target_accept": "target_accept",
+    "step": "step_size",
+    "L": "leapfrog_steps",
+    "particles": "particles",
+    "thin": "thin",
+}
+_FAST, _LEAST = 0.1, 50
+
+
+@magics_class
+class InferMagics(SessionMagics):
+    @line_cell_magic
+    @magic(INFER)
+    def infer(self, line: Line, cell: str | None) -> Any:
+        line = self._whole(line, cell)
+        plan = Plan(self.session, line)
+        if "dry_run" in line:
+            print(plan.title())
+            return None
+        self.session.last_infer = line
+        result = plan.run()
+        self.session.bind(_post=result)
+        if "save" in line:
+            result.save(line.word("save"))
+        if "quiet" not in line and not line.silent:
+            self.session.show(result, plan.report(result))
+        return result
+
+    def _whole(self, line: Line, cell: str | None) -> Line:
+        """The line with what it leaves to the last one, and with the observations of the cell."""
+        if cell is not None:
+            line.given += _of_cell(line, cell)
+        if any(piece.text != "!" for piece in line.words):
+            return line
+        last = self.session.last_infer
+        if last is None:
+            raise line.error("no earlier %infer to run again; begin with %infer METHOD MODEL(ARGS)")
+        again = copy(last)
+        again.options, again.given = {**last.options, **line.options}, line.given or last.given
+        again.silent = line.silent
+        return again
+
+
+def _of_cell(line: Line, cell: str) -> list[Given]:
+    found: list[Given] = []
+    for number, text in enumerate(cell.splitlines(), 2):
+        bare = text.split(" #")[0].strip()
+        if not bare or bare.startswith("#"):
+            continue
+        given = assignments(Piece(bare, 0))
+        if any(one.address is None and "=" in bare for one in given):
+            raise line.error(f"line {number} of the cell is no observation: {bare}")
+        found += given
+    return found
+
+
+class Plan:
+    """What one ``%infer`` will do: the method, the call, what is observed, and the keywords."""
+
+    def __init__(self, session: Session, line: Line):
+        from genmlx.gfi import Call, GenerativeFunction
+
+        self.session, self.line, names = session, line, session.names
+        target = line.rest(1)
+        if target is None:
+            raise line.error("%infer needs a method and a model with its arguments: %infer nuts line(xs)")
+        self.call = line.evaluate(target, names)
+        if not isinstance(self.call, Call):
+            what = f"{target.text} is a model: give it its arguments, {target.text}(...)"
+            if not isinstance(self.call, GenerativeFunction):
+                what = f"{target.text} is {type(self.call).__name__}, not a model with its arguments"
+            raise line.error(what, target)
+        self.observations = line.observations(names)
+        self.method = self._method()
+        self.keywords = self._keywords()
+        self.label = line.word("name")
+        self.notes: list[str] = []
+
+    def _method(self) -> Any:
+        from genmlx.inference.methods import METHODS, automatic
+
+        word = self.line.words[0]
+        if word.text == "auto":
+            return automatic(self.call, self.observations)
+        if word.text not in METHODS:
+            there = f"; there are {', '.join(METHODS)} and auto"
+            raise self.line.error(f"no method {word.text!r}{did_you_mean(word.text, METHODS) or there}", word)
+        return METHODS[word.text]
+
+    def _keywords(self) -> dict[str, Any]:
+        line, names, takes = self.line, self.session.names, self.method.keywords()
+        settings = self.session.settings
+        found: dict[str, Any] = {name: getattr(settings, name) for name in ("draws", "chains") if name in takes}
+        for option, keyword in _KEYWORDS.items():
+            if option not in line:
+                continue
+            if keyword not in takes:
+                own = [o for o, k in _KEYWORDS.items() if k in takes]
+                flags = [line.spec.find(f"--{o.replace('_', '-')}").flags[-1] for o in own]  # type: ignore[union-attr]
+                raise line.error(
+                    f"{self.method.name} takes no --{option.replace('_', '-')}: it takes {', '.join(flags)}"
+                )
+            found[keyword] = self._value(option, keyword)
+        if os.environ.get("GENMLX_FAST") == "1":
+            defaults = {name: takes[name] for name in ("draws", "warmup") if name in takes}
+            for name, default in defaults.items():
+                count = found.get(name, default)
+                found[name] = min(count, max(_LEAST, int(count * _FAST)))
+        if "seed" in line:
+            import mlx.core as mx
+
+            found["key"] = mx.random.key(line.value("seed", names))
+        return found
+
+    def _value(self, option: str, keyword: str) -> Any:
+        if option == "sel":
+            from genmlx import select
+
+            return select(*(self.line.addresses(option, self.session.names) or []))
+        return self.line.value(option, self.session.names)
+
+    def title(self) -> str:
+        from genmlx.errors import name_of
+
+        model, k = self.call.gen_fn, self.keywords
+        version = getattr(model, "version", None)
+        shape = f"{k['chains']} chains x {k['draws']}" if "chains" in k else ""
+        parts = [self.method.name, " ".join(str(x) for x in (name_of(model), version) if x), shape]
+        given = ", ".join("/".join(map(str, a)) for a in self.observations.addresses()[:6])
+        return "  ".join(part for part in parts if part) + (f"  given {given}" if given else "")
+
+    def run(self) -> Any:
+        from genmlx.errors import UnknownAddress
+
+        carried = self.line.options.get("carry")
+        try:
+            if carried is not None:
+                return self._carry(self.line.evaluate(carried, self.session.names))
+            from workbench.live import watch
+
+            with watch(self) as progress:
+                return self.method.load()(self.call, self.observations, **self.keywords, progress=progress)
+        except UnknownAddress as error:
+            place = self._place(error)
+            if place is None:
+                raise
+            raise self.line.error(f"given: {_unknown(error, self.call)}", place) from None
+
+    def report(self, result: Any) -> Any:
+        from workbench.report import Report
+
+        return Report(result, self.label or self.method.name, self.line.word("out") or "post", tuple(self.notes))
+
+    def _place(self, error: Any) -> Piece | None:
+        """The piece of the line that names the address of an error."""
+        for one in self.line.given:
+            if one.address is not None and self.line.address(one.address, self.session.names) == error.address:
+                return one.address
+        return None
+
+
+def _unknown(error: Any, call: Any) -> str:
+    from genmlx.errors import name_of, show_address
+
+    where = " ".join(str(x) for x in (name_of(call.gen_fn), getattr(call.gen_fn, "version", None)) if x)
+    close = f"; did you mean {' or '.join(map(show_address, error.suggestions))}?" if error.suggestions else ""
+    return f"no address {show_address(error.address)} in {where}{close}"
