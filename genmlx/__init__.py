@@ -82,13 +82,18 @@ if TYPE_CHECKING:
     from genmlx.inference import chain as chain
     from genmlx.inference import cycle_kernels as cycle_kernels
     from genmlx.inference import elliptical_slice as elliptical_slice
+    from genmlx.inference import elliptical_slice_kernel as elliptical_slice_kernel
     from genmlx.inference import gibbs as gibbs
+    from genmlx.inference import gibbs_kernel as gibbs_kernel
     from genmlx.inference import hmc as hmc
+    from genmlx.inference import hmc_gibbs as hmc_gibbs
+    from genmlx.inference import hmc_kernel as hmc_kernel
     from genmlx.inference import importance_resampling as importance_resampling
     from genmlx.inference import importance_sampling as importance_sampling
     from genmlx.inference import involutive_mh as involutive_mh
     from genmlx.inference import log_likelihood as log_likelihood
     from genmlx.inference import mala as mala
+    from genmlx.inference import mala_kernel as mala_kernel
     from genmlx.inference import map_optimize as map_optimize
     from genmlx.inference import mh as mh
     from genmlx.inference import mh_kernel as mh_kernel
@@ -96,6 +101,7 @@ if TYPE_CHECKING:
     from genmlx.inference import nuts as nuts
     from genmlx.inference import predictive as predictive
     from genmlx.inference import random_walk as random_walk
+    from genmlx.inference import random_walk_kernel as random_walk_kernel
     from genmlx.inference import repeat_kernel as repeat_kernel
     from genmlx.inference import reversal as reversal
     from genmlx.inference import run_kernel as run_kernel
@@ -109,10 +115,11 @@ if TYPE_CHECKING:
 LAZY = dict.fromkeys(
     """
     DeterministicTranslator GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum Particles
-    Posterior SimpleExtendingTranslator SymmetricTranslator Translated chain cycle_kernels elliptical_slice
-    gibbs hmc importance_resampling importance_sampling involutive_mh log_likelihood mala map_optimize mh
-    mh_kernel mix_kernels nuts predictive random_walk repeat_kernel reversal run_kernel seed_kernel
-    with_reversal
+    Posterior SimpleExtendingTranslator SymmetricTranslator Translated chain cycle_kernels
+    elliptical_slice elliptical_slice_kernel gibbs gibbs_kernel hmc hmc_gibbs hmc_kernel
+    importance_resampling importance_sampling involutive_mh log_likelihood mala mala_kernel map_optimize
+    mh mh_kernel mix_kernels nuts predictive random_walk random_walk_kernel repeat_kernel reversal
+    run_kernel seed_kernel with_reversal
     """.split(),
     "inference",
 )

@@ -67,9 +67,9 @@ class Painter:
 
     def _stop(self, progress: Any) -> str | None:
         if self.seconds is not None and progress.seconds >= self.seconds:
-            return "stopped after its time"
+            return "time"
         if self.until is not None and progress.phase == "sampling" and self.until(progress.info):
-            return "stopped when asked"
+            return "enough"
         return None
 
     def finish(self) -> None:

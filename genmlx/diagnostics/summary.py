@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .advice import about_rows, about_run, listed, number_of_ess, number_of_rhat
 from .convergence import rhat
 from .draws import pooled, to_draws
 from .effective_size import ess, ess_tail
@@ -19,7 +20,6 @@ from .standard_error import mcse
 
 LONGEST = 40  # rows that are printed in full; a longer table shows its ends
 ENDS = 15
-NAMED = 5  # rows that a flag line names
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))[1:]
 
 
-def summarize(draws: Mapping[Hashable, ArrayLike]) -> "Summary":
+def summarize(draws: Mapping[Hashable, ArrayLike], stats: Mapping[str, ArrayLike] | None = None) -> "Summary":
     """A table of mean, sd, q5, q95, mcse_mean, ess_bulk, ess_tail and rhat, one row for each scalar.
 
     `draws` maps a name or an address tuple to `[chains, draws, *event]`; real, integer or boolean. q5 and q95
     are the 5% and 95% quantiles. An element that is constant has NaN for the last four columns, one that is
-    not finite has NaN in all. Raises ValueError below 4 draws, when arrays differ in chains or draws, and
-    when two names print alike.
+    not finite has NaN in all. `stats` is what the sampler says of each draw, `[chains, draws]` by name: of
+    `diverging`, `reached_max_depth`, `energy` and `accept` the summary can warn. Raises ValueError below 4
+    draws, when arrays differ in chains or draws, and when two names print alike.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(2, 0.1, size=(4, 1000))
@@ -70,9 +71,10 @@ def summarize(draws: Mapping[Hashable, ArrayLike]) -> "Summary":
     (0.49, 0.1)
     """
     arrays = {address: to_draws(x) for address, x in draws.items()}
-    if not arrays:
+    numbers = {name: to_draws(x) for name, x in (stats or {}).items()}
+    if not arrays and not numbers:
         return Summary({}, 0, 0)
-    shapes = {array.shape[:2]: _text(address) for address, array in arrays.items()}
+    shapes = {array.shape[:2]: _text(name) for name, array in [*numbers.items(), *arrays.items()]}
     if len(shapes) > 1:
         found = ", ".join(f"{shape} at {site}" for shape, site in shapes.items())
         raise ValueError(
@@ -84,7 +86,9 @@ def summarize(draws: Mapping[Hashable, ArrayLike]) -> "Summary":
     sites: dict[str, dict[str, Row]] = {}
     taken: set[str] = set()
     # All elements side by side: one call of each diagnostic for a thousand sites, not a thousand.
-    rows = _rows(np.concatenate([array.reshape(chains, count, -1) for array in arrays.values()], axis=-1))
+    flat = [array.reshape(chains, count, math.prod(array.shape[2:])) for array in arrays.values()]
+    elements = np.concatenate([np.empty((chains, count, 0)), *flat], axis=-1)
+    rows = _rows(elements)
     for address, array in arrays.items():
         site = _text(address)
         names = _element_names(site, array.shape[2:])
@@ -97,7 +101,7 @@ def summarize(draws: Mapping[Hashable, ArrayLike]) -> "Summary":
             )
         taken.update(names, [site])
         sites[site] = {name: Row(name, *next(rows)) for name in names}
-    return Summary(sites, chains, count)
+    return Summary(sites, chains, count, trouble=tuple(about_run(numbers, elements)))
 
 
 def _rows(draws: np.ndarray) -> Iterator[tuple[float, ...]]:
@@ -123,14 +127,22 @@ class Summary:
 
     `table["slope"]` is a row, and so is `table["theta[0]"]`; `table["theta"]` of a vector is a table of its
     rows; `table["y", 3]` is the row `y/3`. Iteration is over row names. Tables of more than 40 rows print
-    their ends only. Below the rows stands what deserves a look: rhat above 1.01, ess below 100 per chain,
-    NaN.
+    their ends only. Below the rows stand the `warnings`, if there are any.
     """
 
-    def __init__(self, sites: Mapping[str, Mapping[str, Row]], chains: int, draws: int, notes: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        sites: Mapping[str, Mapping[str, Row]],
+        chains: int,
+        draws: int,
+        notes: tuple[str, ...] = (),
+        trouble: tuple[str, ...] = (),
+    ):
+        """`notes` are lines below the rows; `trouble` are warnings of the run as a whole."""
         self.chains = chains
         self.draws = draws
         self.notes = notes
+        self._trouble = trouble
         self._sites = sites
         self._rows = {name: row for rows in sites.values() for name, row in rows.items()}
 
@@ -139,7 +151,7 @@ class Summary:
         if wanted in self._rows:
             return self._rows[wanted]
         if wanted in self._sites:
-            return Summary({wanted: self._sites[wanted]}, self.chains, self.draws)
+            return Summary({wanted: self._sites[wanted]}, self.chains, self.draws, trouble=self._trouble)
         known = [*self._sites, *self._rows]
         hint = f"the nearest is {_nearest(wanted, known)!r}" if known else "it is empty"
         raise KeyError(f"no row {wanted!r} in this summary; {hint}")
@@ -149,7 +161,7 @@ class Summary:
         site = _text(address)
         named = {f"{site}[{','.join(map(str, index))}]" if index else site: values for index, values in rows.items()}
         sites = {**self._sites, site: {name: Row(name, *values) for name, values in named.items()}}
-        return Summary(sites, self.chains, self.draws, (*self.notes, f"{site}: {note}"))
+        return Summary(sites, self.chains, self.draws, (*self.notes, f"{site}: {note}"), self._trouble)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -161,24 +173,19 @@ class Summary:
         """Plain numbers, `{row name: {column: value}}`."""
         return {name: {column: row[column] for column in COLUMNS} for name, row in self._rows.items()}
 
-    def flags(self) -> list[str]:
-        """One line for each kind of trouble, the worst rows first; empty when there is none.
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each kind of trouble: what is wrong, by how much, what to do. Empty when all is well.
+
+        Of the run: divergences, tree depth, BFMI below 0.3, chains that never moved, less than 100 draws in a
+        chain. Of rows, the worst first: NaN, R-hat above 1.01, effective sizes below 100 for each chain.
 
         >>> import numpy as np
-        >>> summarize({"walk": np.random.default_rng(0).normal(size=(2, 500)).cumsum(axis=1)}).flags()
-        ['rhat > 1.01: walk (1.714)', 'ess < 200: walk (3)']
+        >>> x = np.random.default_rng(0).normal(size=(2, 500))
+        >>> summarize({"x": x}, {"diverging": x > 2.9, "accept": np.full((2, 500), 0.8)}).warnings
+        ['1 of 1,000 draws diverged: raise target_accept to 0.95, or reparameterise (non-centred)']
         """
-        rows = list(self._rows.values())
-        limit = 100 * self.chains
-        apart = sorted((row for row in rows if row.rhat > 1.01), key=lambda row: -row.rhat)
-        few = sorted((row for row in rows if _worst_ess(row) < limit), key=_worst_ess)
-        undefined = [row.name for row in rows if not row.constant and any(map(math.isnan, _values(row)))]
-        lines = {
-            "rhat > 1.01": [f"{row.name} ({_rhat(row.rhat)})" for row in apart],
-            f"ess < {limit:,}": [f"{row.name} ({_ess(_worst_ess(row))})" for row in few],
-            "nan": undefined,
-        }
-        return [f"{title}: {_listed(names)}" for title, names in lines.items() if names]
+        return [*self._trouble, *about_rows(list(self._rows.values()), self.chains)]
 
     def __repr__(self) -> str:
         if not self._rows:
@@ -219,9 +226,9 @@ class Summary:
         chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
         return [
             f"{chains} x {self.draws:,} draws; q5 to q95 is the equal-tailed 90% interval",
-            *([f"constant: {_listed(constant)}"] if constant else []),
+            *([f"constant: {listed(constant)}"] if constant else []),
             *self.notes,
-            *(f"! {line}" for line in self.flags()),
+            *(f"! {line}" for line in self.warnings),
         ]
 
 
@@ -231,19 +238,6 @@ def _text(address: Hashable) -> str:
 
 def _nearest(wanted: str, known: tuple[str, ...] | list[str]) -> str:
     return get_close_matches(wanted, known, n=1, cutoff=0)[0]
-
-
-def _values(row: Row) -> list[float]:
-    return [row[column] for column in COLUMNS]
-
-
-def _worst_ess(row: Row) -> float:
-    return min(row.ess_bulk, row.ess_tail)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -259,7 +253,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         numbers = [write(value, decimals) for value in values]
     else:
         numbers = [f"{value:.6g}" for value in values]
-    return (row.name, *numbers, _ess(row.ess_bulk), _ess(row.ess_tail), _rhat(row.rhat))
+    sizes = number_of_ess(row.ess_bulk), number_of_ess(row.ess_tail)
+    return (row.name, *numbers, *sizes, number_of_rhat(row.rhat))
 
 
 def _number(value: float, decimals: int) -> str:
@@ -271,14 +266,6 @@ def _scientific(value: float, decimals: int) -> str:
     """With as many digits as end at the given decimal place, but two at least."""
     digits = decimals + math.floor(math.log10(abs(value))) if value else 1
     return f"{value:.{max(digits, 1)}e}"
-
-
-def _ess(value: float) -> str:
-    return "nan" if math.isnan(value) else f"{math.floor(value):,}"
-
-
-def _rhat(value: float) -> str:
-    return f"{value:.3f}" if value < 100 else f"{value:.3g}"
 
 
 def _html_row(cells: tuple[str, ...], tag: str) -> str:

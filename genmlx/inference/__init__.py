@@ -2,8 +2,14 @@
 
 from genmlx.inference.chains import run_kernel as run_kernel
 from genmlx.inference.elliptical_slice import elliptical_slice as elliptical_slice
+from genmlx.inference.elliptical_slice import elliptical_slice_kernel as elliptical_slice_kernel
 from genmlx.inference.gibbs import gibbs as gibbs
+from genmlx.inference.gibbs import gibbs_kernel as gibbs_kernel
+from genmlx.inference.gradient_kernels import hmc_kernel as hmc_kernel
+from genmlx.inference.gradient_kernels import mala_kernel as mala_kernel
+from genmlx.inference.gradient_kernels import random_walk_kernel as random_walk_kernel
 from genmlx.inference.hmc import hmc as hmc
+from genmlx.inference.hmc_gibbs import hmc_gibbs as hmc_gibbs
 from genmlx.inference.importance import importance_resampling as importance_resampling
 from genmlx.inference.importance import importance_sampling as importance_sampling
 from genmlx.inference.involutive import involutive_kernel as involutive_kernel

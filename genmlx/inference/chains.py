@@ -20,6 +20,7 @@ from genmlx.inference.draws import Draws
 from genmlx.inference.kernels import Check, as_kernel, averaged, mean
 from genmlx.inference.kernels import Kernel as Kernel
 from genmlx.inference.kernels import Step as Step
+from genmlx.inference.live_rhat import WATCHED, LiveRhat
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, positive_count
@@ -146,20 +147,19 @@ class Run:
         self.algorithm, self.call, self.observations = algorithm, call, observations
         self.draws, self.warmup, self.thin = draws, warmup, thin
         self.key, self.progress = random.as_key(key), progress
-        self.path, self.settings, self.pins = checkpoint, settings, pins
-        self.drawn, self.since = Draws(), []
+        self.path, self.settings, self.pins = checkpoint, settings or {}, pins
+        self.drawn, self.since, self.diverged, self.rhat = Draws(), [], 0, LiveRhat()
 
     def through(self, start: Callable[[random.Streams], Walk]) -> Posterior:
         streams = random.streams(self.key)
         with pinned(self.pins) as pins, gen_errors(self.call.gen_fn), Loop(self.algorithm, self.progress) as loop:
             self.walk = start(streams)
-            self.file = None if self.path is None else self._checkpoint()
-            at = self._resumed()
+            loop.file = self._checkpoint()
+            at = loop.resume(self._restore)
             if at.phase == "warmup":
                 self._warm_up(loop, streams.warmup, at.done)
-            if loop.interrupted:
-                self.file = None  # which goes on from the warm-up; what follows here began before its end
-            self._sample(loop, streams.propose, at.done if at.phase == "sampling" else 0)
+                self.diverged = 0
+            self._sample(loop, streams.propose, at.done_in("sampling"))
             values, present, log_joint, stats = self.drawn.finish()
         result = Posterior(
             values,
@@ -179,19 +179,17 @@ class Run:
     def _warm_up(self, loop: Loop, key: Any, done: int) -> None:
         keys = _keys(key, done)
 
-        def block(start: int, stop: int) -> dict:
+        def block(start: int, stop: int) -> Callable:
             infos = [self.walk.advance(next(keys), warm=True)[2] for _ in range(start, stop)]
             mx.eval(self.walk.arrays(), infos)
-            self._save("warmup", stop)
-            return _shown(infos)
+            return self._shown(infos)
 
-        done = loop.run("warmup", self.warmup, block, least=0, done=done)
-        self._save("warmup", done, now=loop.interrupted)
+        loop.run("warmup", self.warmup, block, least=0, done=done, state=self._state)
 
     def _sample(self, loop: Loop, key: Any, done: int) -> None:
         keys = _keys(key, done)
 
-        def block(start: int, stop: int) -> dict:
+        def block(start: int, stop: int) -> Callable:
             infos = []
             for _ in range(start, stop):
                 choices, score, info = self.walk.advance(next(keys))
@@ -202,36 +200,46 @@ class Run:
                     self.since = []
             mx.eval(self.walk.arrays(), infos)
             self.drawn.close_block()
-            self._save("sampling", stop)
-            return _shown(infos)
+            return self._shown(infos, stop // self.thin)
 
-        done = loop.run("sampling", self.draws * self.thin, block, least=self.thin, done=done)
-        self._save("sampling", done, now=True)
+        loop.run("sampling", self.draws * self.thin, block, least=self.thin, done=done, state=self._state)
 
-    def _checkpoint(self) -> Checkpoint:
-        call = self.call
-        run = {
-            "algorithm": self.algorithm,
-            "model": call.gen_fn,
-            "arguments": call.args,
-            "observations": self.observations,
-            "settings": dict(self.settings or {}),
-            "key": self.key,
-            **{name: getattr(self, name) for name in ("draws", "warmup", "thin")},
-            "chains": self.walk.chains,
+    def _shown(self, infos: list[dict], draws: int = 0) -> Callable[[], dict]:
+        diverging = [info["diverging"] for info in infos if "diverging" in info]
+        if diverging:
+            found: Any = mx.sum(mx.nan_to_num(mx.stack(diverging).astype(mx.float32))).item()
+            self.diverged += round(found)
+
+        def shown() -> dict:
+            each = averaged(infos)
+            found: dict[str, Any] = {name: mean(value).item() for name, value in each.items()}
+            found |= {"draws": draws, "rhat": self.rhat(draws, lambda: self.drawn.some(WATCHED))}
+            found["chains"] = lambda: {name: value.tolist() for name, value in each.items() if value.ndim}
+            found["watch"] = lambda: self.drawn.watched(WATCHED) if draws else {}
+            return found | ({"divergences": self.diverged} if diverging else {})
+
+        return shown
+
+    def _checkpoint(self) -> Checkpoint | None:
+        if self.path is None:
+            return None
+        own = {"draws": self.draws, "warmup": self.warmup, "thin": self.thin, "chains": self.walk.chains}
+        return Checkpoint.of(
+            self.path, self.algorithm, self.call, self.observations, self.key, **own, **self.settings
+        )
+
+    def _state(self) -> dict:
+        return {
+            "chains": self.walk.state(),
+            "since": self.since,
+            "draws": self.drawn.state(),
+            "diverged": self.diverged,
         }
-        return Checkpoint(self.path or "", run)
 
-    def _resumed(self) -> Place:
-        at = None if self.file is None else self.file.load(self.drawn, self.walk.restore)
-        if at is None:
-            return Place("warmup", 0, (None, []), [])
-        self.since = at.since
-        return at
-
-    def _save(self, phase: str, done: int, now: bool = False) -> None:
-        if self.file is not None:
-            self.file.offer(lambda: Place(phase, done, self.walk.state(), self.since), self.drawn, now)
+    def _restore(self, at: Place) -> None:
+        self.walk.restore(*at.state["chains"])
+        self.drawn.restore(at.state["draws"])
+        self.since, self.diverged = at.state["since"], at.state["diverged"]
 
 
 def _keys(key: mx.array, start: int = 0) -> Iterator[mx.array]:
@@ -242,7 +250,3 @@ def _keys(key: mx.array, start: int = 0) -> Iterator[mx.array]:
         if start < each:
             yield from (rows[i] for i in range(start, each))
         start, key = max(0, start - each), rows[-1]
-
-
-def _shown(infos: list[dict]) -> dict:
-    return {name: mean(value).item() for name, value in averaged(infos).items()}

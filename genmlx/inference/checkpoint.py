@@ -21,23 +21,27 @@ from genmlx.digest import _code
 from genmlx.errors import GenError
 from genmlx.gen import GenFn
 from genmlx.gfi import Call, GenerativeFunction
-from genmlx.inference.draws import Draws
 from genmlx.pytree import all_slots
 from genmlx.selection import Selection
 from genmlx.versions import resolve
 
-_FORMAT = "genmlx checkpoint 1"
+_FORMAT = "genmlx checkpoint 2"
 _SHARE = 0.05
 """The most of the time of a run that is spent on writing."""
 
 
 class Place(NamedTuple):
-    """Where a run is: ``done`` steps of a phase, the state of the chains, and the infos of an unfinished draw."""
+    """Where a run is: ``done`` steps of a phase, and what it goes on from.
+
+    ``state`` is made of lists, of dicts with names, of arrays (MLX or numpy), and of numbers, strings and None.
+    """
 
     phase: str
     done: int
-    state: tuple[Any, list[mx.array]]
-    since: list[dict[str, mx.array]]
+    state: Any
+
+    def done_in(self, phase: str) -> int:
+        return self.done if phase == self.phase else 0
 
 
 class Checkpoint:
@@ -46,13 +50,27 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike, run: Mapping[str, Any]):
         self.path = os.fspath(path)
         self.run = {
-            name: value if isinstance(value, (int, str)) else fingerprint(value)
+            name: value if _is_plain(value) else fingerprint(value)
             for name, value in {**run, "MLX": version("mlx"), "device": str(mx.default_device())}.items()
         }
-        self._next = 0.0
+        self._next, self._written = 0.0, None
 
-    def load(self, draws: Draws, restore: Callable[[Any, list[mx.array]], None]) -> Place | None:
-        """Where the run was, its chains restored and its draws in ``draws``; None when there is no file."""
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike,
+        algorithm: str,
+        call: Call,
+        observations: ChoiceMap,
+        key: Any,
+        **settings: Any,
+    ) -> Checkpoint:
+        """That of a run of an algorithm on a problem."""
+        problem = {"model": call.gen_fn, "arguments": call.args, "observations": observations}
+        return cls(path, {"algorithm": algorithm, **problem, "key": key, **settings})
+
+    def load(self, restore: Callable[[Place], None]) -> Place | None:
+        """Where the run was, once ``restore`` has taken it up; None when there is no file."""
         if not os.path.exists(self.path):
             return None
         try:
@@ -61,8 +79,9 @@ class Checkpoint:
             differ = [name for name in {**self.run, **run} if self.run.get(name) != run.get(name)]
             if differ:
                 raise self._mismatch(differ, run)
-            place = _unpacked(head, arrays, draws)
-            restore(*place.state)
+            place = Place(head["phase"], head["done"], _put_together(head["state"], arrays))
+            restore(place)
+            self._written = place.phase, place.done
             return place
         except GenError:
             raise
@@ -73,10 +92,8 @@ class Checkpoint:
             ) from None
 
     def _mismatch(self, differ: list[str], run: dict) -> GenError:
-        shown = [
-            f"{name} ({run.get(name)} there, {self.run.get(name)} here)" if _is_shown(self.run.get(name)) else name
-            for name in differ
-        ]
+        pairs = [(name, run.get(name), self.run.get(name)) for name in differ]
+        shown = [f"{a} ({b} there, {c} here)" if _is_shown(b) and _is_shown(c) else a for a, b, c in pairs]
         hint = "delete it, or give another path"
         if differ == ["key"]:
             hint += "; a run that is to be resumed needs key=..., since the session's keys differ each time"
@@ -86,50 +103,50 @@ class Checkpoint:
             hint=hint,
         )
 
-    def offer(self, place: Callable[[], Place], draws: Draws, now: bool = False) -> None:
-        """Write, unless the last write was so recent that writing again would slow the run down."""
+    def offer(self, phase: str, done: int, state: Callable[[], Any], now: bool = False) -> None:
+        """Write, unless the last write was so recent that writing again would slow the run down.
+
+        With ``now`` write in any case, if this is not what was written last.
+        """
         start = time.perf_counter()
-        if start < self._next and not now:
+        if (start < self._next and not now) or (phase, done) == self._written:
             return
-        head, arrays = _packed(place(), draws)
-        archive.write(self.path, _FORMAT, {"run": self.run, **head}, arrays)
+        arrays: dict[str, Any] = {}
+        form = _taken_apart(state(), arrays)
+        archive.write(self.path, _FORMAT, {"run": self.run, "phase": phase, "done": done, "state": form}, arrays)
         end = time.perf_counter()
-        self._next = end + (end - start) / _SHARE
+        self._next, self._written = end + (end - start) / _SHARE, (phase, done)
 
 
-def _packed(place: Place, draws: Draws) -> tuple[dict, dict[str, mx.array]]:
-    form, state = place.state
-    arrays = {f"state{i}": array for i, array in enumerate(state)}
-    head: dict[str, Any] = {"phase": place.phase, "done": place.done, "state": form, "since": []}
-    for i, info in enumerate(place.since):
-        head["since"].append(list(info))
-        arrays |= {f"since{i}_{j}": value for j, value in enumerate(info.values())}
-    head["drawn"] = bool(draws.blocks)
-    if draws.blocks:
-        values, log_joint, stats = draws.merge()
-        head |= {"addresses": list(values), "stats": list(stats)}
-        arrays |= {f"value{i}": value for i, (value, _) in enumerate(values.values())}
-        arrays |= {f"has{i}": has for i, (_, has) in enumerate(values.values())}
-        arrays |= {f"stat{i}": value for i, value in enumerate(stats.values())}
-        arrays["log_joint"] = log_joint
-    return head, arrays
+def _taken_apart(tree: Any, arrays: dict[str, Any]) -> Any:
+    """The tree as JSON holds it, with the name of each array in its place."""
+    if hasattr(tree, "dtype"):
+        name = f"array{len(arrays)}"
+        arrays[name] = tree
+        return {"array": name}
+    if isinstance(tree, dict):
+        return {name: _taken_apart(part, arrays) for name, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_taken_apart(part, arrays) for part in tree]
+    return tree
 
 
-def _unpacked(head: dict, arrays: dict[str, mx.array], draws: Draws) -> Place:
-    state = [arrays[f"state{i}"] for i in range(sum(name.startswith("state") for name in arrays))]
-    since = [
-        {name: arrays[f"since{i}_{j}"] for j, name in enumerate(names)} for i, names in enumerate(head["since"])
-    ]
-    if head["drawn"]:
-        addresses = [tuple(address) for address in head["addresses"]]
-        values = {a: (arrays[f"value{i}"], arrays[f"has{i}"]) for i, a in enumerate(addresses)}
-        stats = {name: arrays[f"stat{i}"] for i, name in enumerate(head["stats"])}
-        draws.blocks = [(values, arrays["log_joint"], stats)]
-    return Place(head["phase"], head["done"], (head["state"], state), since)
+def _put_together(form: Any, arrays: dict[str, mx.array]) -> Any:
+    if isinstance(form, list):
+        return [_put_together(part, arrays) for part in form]
+    if not isinstance(form, dict):
+        return form
+    if list(form) == ["array"] and isinstance(form["array"], str):
+        return arrays[form["array"]]
+    return {name: _put_together(part, arrays) for name, part in form.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float, str))
 
 
 def _is_shown(value: Any) -> bool:
-    return isinstance(value, int) or isinstance(value, str) and len(value) < 40
+    return _is_plain(value) and len(str(value)) < 40
 
 
 def fingerprint(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -59,6 +59,44 @@ class Draws:
             mx.eval(self.blocks)
         return self.blocks[0]
 
+    def state(self) -> dict | None:
+        """What ``restore`` needs, for a checkpoint."""
+        if not self.blocks:
+            return None
+        values, log_joint, stats = self.merge()
+        return {
+            "addresses": list(values),
+            "values": [value for value, _ in values.values()],
+            "has": [has for _, has in values.values()],
+            "log_joint": log_joint,
+            "stats": stats,
+        }
+
+    def restore(self, saved: dict | None) -> None:
+        if saved is not None:
+            columns = zip(saved["values"], saved["has"], strict=True)
+            values = dict(zip(map(tuple, saved["addresses"]), columns, strict=True))
+            self.blocks = [(values, saved["log_joint"], saved["stats"])]
+
+    def some(self, most: int) -> mx.array:
+        """The log joint density and at most ``most`` other numbers of each draw, ``[chains, draws, numbers]``.
+
+        They are of addresses that all draws have, and spread over these.
+        """
+        values, log_joint, _ = self.merge()
+        whole = [value for value, has in values.values() if mx.all(has).item()]
+        chosen = spread(whole, most)
+        columns = [log_joint]
+        for value in chosen:
+            elements = value.reshape(*log_joint.shape, -1)
+            columns += [elements[:, :, i] for i in spread(range(elements.shape[2]), most // len(chosen))]
+        return mx.stack([column.astype(mx.float32) for column in columns], axis=-1)
+
+    def watched(self, most: int) -> dict[str, Any]:
+        """At most so many numbers of each draw by name, ``[chains, draws]``, of addresses that all draws have."""
+        values, _, _ = self.merge()
+        return watched({name: value for name, (value, has) in values.items() if mx.all(has).item()}, most)
+
     def finish(self) -> tuple[dict, dict, mx.array, dict]:
         """Values, where they are present if not everywhere, the log joint density, and the statistics."""
         columns, log_joint, stats = self.merge()
@@ -69,6 +107,26 @@ class Draws:
                 if not mx.all(has).item():
                     present[name] = has
         return values, present, log_joint, stats
+
+
+def watched(values: dict[tuple, mx.array], most: int) -> dict[str, Any]:
+    """The first numbers of ``[chains, draws, *event]`` arrays as numpy, by address and index."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for address, value in values.items():
+        name = "/".join(map(str, address))
+        array = np.array(value.astype(mx.float32))
+        for index in np.ndindex(*array.shape[2:]):
+            if len(found) == most:
+                return found
+            found[f"{name}[{','.join(map(str, index))}]" if index else name] = array[(slice(None), slice(None), *index)]
+    return found
+
+
+def spread(items: Sequence, most: int) -> Sequence:
+    """At most so many of the items, at even distances."""
+    return items[:: max(1, -(-len(items) // most))]
 
 
 def _names(parts: Any) -> dict:

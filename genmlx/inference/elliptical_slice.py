@@ -7,6 +7,7 @@ that any mean and covariance serve, also ones that depend on other selected choi
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +24,12 @@ from genmlx.dist.normal import normal
 from genmlx.errors import UsageError
 from genmlx.gfi import Call
 from genmlx.inference.chains import Kernel, Step, run_chains
+from genmlx.inference.kernels import ITSELF, selected
 from genmlx.inference.mh import movable
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.sites import site_at
 from genmlx.random import Tape
-from genmlx.selection import Selection
+from genmlx.selection import Selection, as_selection
 from genmlx.trace import Trace
 from genmlx.vectorized import Lanes, run
 
@@ -45,12 +47,14 @@ def elliptical_slice(
     chains: int = 4,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by elliptical slices through the ``selection``: by default all latent choices.
 
     Each selected choice must be normal, broadcasted_normal, multivariate_normal or log_normal; their means and scales
     are found in the model. Choices that are not selected stay as they were drawn from the prior. The points of a
-    slice that might be tried are evaluated at once, as lanes of a batch.
+    slice that might be tried are evaluated at once, as lanes of a batch. ``checkpoint`` names a file from which the
+    same run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -80,7 +84,35 @@ def elliptical_slice(
         chains=chains,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"selection": selection},
     )
+
+
+def elliptical_slice_kernel(selection: Any) -> Kernel:
+    """One elliptical slice, ``kernel(trace, key) -> trace``, through the ``selection``: choices as for the sampler.
+
+    It moves what it is told to, observed or not. It is its own reversal. Its infos are ``accept`` and ``shrinks``.
+
+    >>> import mlx.core as mx
+    >>> from genmlx import gen, trace, normal
+    >>> @gen
+    ... def model():
+    ...     trace("y", normal(trace("mu", normal(3, 1)), 0.5))
+    >>> tr, _ = model().generate({"y": 1.5}, key=mx.random.key(0))
+    >>> new = elliptical_slice_kernel("mu")(tr, mx.random.key(1), check=True, observations={"y": 1.5})
+    >>> new["mu"].item() != tr["mu"].item()
+    True
+    """
+    selection = as_selection(selection)
+
+    def step(trace: Trace, key: Any) -> Any:
+        addresses = selected("elliptical_slice_kernel", trace, selection)
+        for address in addresses:
+            _require_gaussian(trace, address)
+        return elliptical_step(selection, addresses)(trace, key)
+
+    return Kernel(step, name="elliptical_slice_kernel", back=ITSELF)
 
 
 def elliptical_step(selection: Selection, addresses: list[tuple]) -> Step:

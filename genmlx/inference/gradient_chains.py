@@ -9,7 +9,8 @@ changes after each transition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -19,16 +20,22 @@ from genmlx import random
 from genmlx.backend.recording import recorded
 from genmlx.errors import ParameterError
 from genmlx.gfi import Call, gen_errors
+from genmlx.inference.checkpoint import Checkpoint
+from genmlx.inference.draws import watched
 from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate, identity_metric
+from genmlx.inference.live_rhat import WATCHED
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, positive_count
+from genmlx.inference.record import Record
 from genmlx.inference.replay import REPLAYED
+from genmlx.inference.walks import _fits
 from genmlx.inference.warmup import Warmup
 from genmlx.versions import pinned
 
-# Steps whose noise is drawn at once; steps of one evaluation at most; draws that are unpacked at once.
-_NOISE, _MOST_STEPS, _UNPACKED = 16, 16, 50_000
+_NOISE, _UNPACKED = 16, 50_000  # steps whose noise is drawn at once; draws that are unpacked at once
+_LONGEST = 1000
+"""The most steps of one evaluation in the warm-up, where the end of a trajectory is waited for."""
 
 
 class Noise(NamedTuple):
@@ -84,27 +91,34 @@ def run_gradient_chains(
     dense: bool,
     key: Any,
     progress: Callable | None,
+    checkpoint: str | os.PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
     step_size: float | None = None,
     gradients: bool = True,
 ) -> Posterior:
     """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given.
 
-    A sampler without ``gradients`` sees zeros for them.
+    A sampler without ``gradients`` sees zeros for them. ``settings`` is what else the draws depend on: a ``checkpoint``
+    is resumed only where they are equal.
     """
     from genmlx.inference.log_density import LogDensity
 
     observations = checked_problem(call, observations)
     for name, count, least in (("draws", draws, 1), ("warmup", warmup, 0), ("thin", thin, 1), ("chains", chains, 1)):
         positive_count(name, count, least)
+    key = random.as_key(key)
     streams = random.streams(key)
     with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
         density = LogDensity(call, observations)
         start = density.initial(streams.initialise, chains)
         value_and_grad = density.value_and_grad if gradients else _flat_density(density.logp)
         walk = Walk(make_sampler(value_and_grad), value_and_grad, start, dense)
-        positions, stats = walk.run(
-            loop, streams, draws=draws, warmup=warmup, thin=thin, target_accept=target_accept, step_size=step_size
-        )
+        walk.watched = lambda positions: watched(_constrained(density, positions)[0], WATCHED)
+        counts = {"draws": draws, "warmup": warmup, "thin": thin}
+        if checkpoint is not None:
+            own = {"chains": chains, "target_accept": target_accept, "dense": dense, **(settings or {})}
+            loop.file = Checkpoint.of(checkpoint, algorithm, call, observations, key, **counts, **own)
+        positions, stats = walk.run(loop, streams, **counts, target_accept=target_accept, step_size=step_size)
         values, log_joint = _constrained(density, positions)
     result = Posterior(
         values,
@@ -127,13 +141,15 @@ class Walk:
     def __init__(self, sampler: Sampler, value_and_grad: ValueAndGrad, start: mx.array, dense: bool = False):
         self.n, self.dim = start.shape
         self.sampler, self.dense = sampler, dense
+        self.watched: Callable[[Any], dict] = lambda positions: {}  # what to show of positions [chains, draws, dim]
         self.point = evaluate(value_and_grad, start)
         mx.eval(self.point)
+        self.diverged = 0
         self.tune(1.0, identity_metric(self.dim, dense))
         noise = next(noises(mx.random.key(0), self.n, self.dim))
         self.init = _Graph(sampler.init, self.point, noise, self.tuning)
-        state = self.init.fill(self.init(self.point, noise, self.tuning))
-        self.step = _Graph(self._packed_step, state, noise, self.tuning)
+        self.state = self.init(self.point, noise, self.tuning)
+        self.step = _Graph(self._packed_step, self.init.fill(self.state), noise, self.tuning)
         self.execution = self.step.execution
 
     def _packed_step(self, state: Any, noise: Noise, tuning: Tuning) -> Any:
@@ -164,59 +180,94 @@ class Walk:
         step_size: float | None = None,
     ) -> tuple[Any, dict[str, mx.array]]:
         """Positions ``[chains, draws, dim]`` as a numpy array, and the statistics ``[chains, draws]``."""
-        self.warm_up(loop, streams.warmup, warmup, target_accept, step_size)
-        record = _Record(self, draws, thin)
-        supply = noises(streams.propose, self.n, self.dim)
-        state = self.init(self.point, next(supply), self.tuning)
+        self.learned = Warmup(warmup, self.n, self.dim, target_accept, self.dense)
+        record = Record(self, draws, thin)
+        self.early, self.supply = [_Supply(key, self.n, self.dim) for key in (streams.warmup, streams.propose)]
+        at = loop.resume(lambda at: self._restore(at.state, record))
+        if at.phase == "warmup":
+            self._warm_up(loop, warmup, step_size, at.done, lambda: self._state(record))
+            self.state, self.diverged = self.init(self.point, self.supply.next(), self.tuning), 0
 
-        def sample(start: int, stop: int) -> dict:
-            nonlocal state
+        def sample(start: int, stop: int) -> Callable:
             while (missing := stop - record.transitions) > 0:
                 rows = []
                 for _ in range(record.steps_for(missing)):
-                    *state, row = self.step(state, next(supply), self.tuning)
+                    *self.state, row = self.step(self.state, self.supply.next(), self.tuning)
                     rows.append(row)
-                mx.eval(state, rows)
+                mx.eval(self.state, rows)
                 record.add(rows)
-            return record.shown()
+            return record.shown
 
-        loop.run("sampling", draws * thin, sample, least=thin)
+        done = at.done_in("sampling")
+        loop.run("sampling", draws * thin, sample, least=thin, done=done, state=lambda: self._state(record))
         return record.finish()
 
-    def warm_up(
-        self, loop: Loop, key: Any, transitions: int, target_accept: float, step_size: float | None = None
-    ) -> None:
+    def _warm_up(self, loop: Loop, transitions: int, step_size: float | None, done: int, state: Callable) -> None:
+        learned = self.learned
         if transitions == 0 and step_size is not None:
             self.tune(step_size, self.tuning.metric)
             return
-        learned = Warmup(transitions, self.n, self.dim, target_accept, self.dense)
-        supply = noises(key, self.n, self.dim)
 
         def accept_at(step_size: Any) -> Any:
             self.tune(step_size, learned.metric)
-            return self._column(self._first_step(next(supply)), "accept")
+            return self._column(self._first_step(), "accept")
 
-        def block(start: int, stop: int) -> dict:
-            shown = {}
+        def block(start: int, stop: int) -> Callable:
+            table: Any = None
             for _ in range(start, stop):
                 self.tune(learned.step_size, learned.metric)
-                kept = self._transition(supply)
-                if learned.update(self._column(kept, "accept"), self.point.position):
+                table = self._transition()
+                self.count_divergences(table)
+                if learned.update(self._column(table, "accept"), self.point.position):
                     learned.find_step_size(accept_at)
-                shown = {name: float(self._column(kept, name).mean()) for name in self.names}
-            return {**shown, "step_size": self.step_size}
+            return lambda: self.shown({name: float(self._column(table, name).mean()) for name in self.names})
 
-        learned.find_step_size(accept_at, None if step_size is None else [step_size] * self.n)
-        loop.run("warmup", transitions, block, least=0)
+        if done == 0:
+            learned.find_step_size(accept_at, None if step_size is None else [step_size] * self.n)
+        loop.run("warmup", transitions, block, least=0, done=done, state=state)
         self.tune(learned.finish(), learned.metric)
 
-    def _transition(self, supply: Iterator[Noise]) -> mx.array:
-        """One transition of every chain; what each did, packed."""
-        state = self.init(self.point, next(supply), self.tuning)
+    def _state(self, record: Record) -> dict:
+        """What ``_restore`` needs to go on from between two blocks, of warm-up or of sampling."""
+        return {
+            "learned": self.learned.state(),
+            "tuning": [self.tuning.step_size, *self.tuning.metric],
+            "point": list(self.point),
+            "trajectories": self.state,
+            "record": record.state(),
+            "diverged": self.diverged,
+            "steps": [self.early.taken, self.supply.taken],
+        }
+
+    def _restore(self, saved: dict, record: Record) -> None:
+        if not _fits([*saved["point"], *saved["trajectories"]], [*self.point, *self.state]):
+            raise ValueError("the states of the chains have another form")
+        self.learned.restore(saved["learned"])
+        step_size, *metric = saved["tuning"]
+        self.tune(step_size, Metric(*metric))
+        self.point, self.state, self.diverged = Point(*saved["point"]), saved["trajectories"], saved["diverged"]
+        record.restore(saved["record"])
+        for supply, taken in zip((self.early, self.supply), saved["steps"], strict=True):
+            supply.skip(taken)
+
+    def count_divergences(self, table: Any) -> None:
+        if "diverging" in self.names:
+            self.diverged += int(table[:, self.column("diverging")].sum())
+
+    def shown(self, means: dict, draws: int = 0, rhat: float = math.nan) -> dict:
+        """What a progress callback is told."""
+        found = {**means, "step_size": self.step_size, "draws": draws, "rhat": rhat}
+        return found | ({"divergences": self.diverged} if "diverging" in self.names else {})
+
+    def _transition(self) -> Any:
+        """One transition of every chain; what each did, packed, as a numpy array."""
+        import numpy as np
+
+        state = self.init(self.point, self.early.next(), self.tuning)
         kept = None
         while True:
-            for _ in range(self.sampler.look_after(self.step_size)):
-                *state, row = self.step(state, next(supply), self.tuning)
+            for _ in range(min(self.sampler.look_after(self.step_size), _LONGEST)):
+                *state, row = self.step(state, self.early.next(), self.tuning)
                 kept = row if kept is None else mx.where(kept[:, :1] > 0, kept, row)
             assert kept is not None
             waiting = mx.any(kept[:, 0] == 0)
@@ -225,75 +276,19 @@ class Walk:
                 break
         d = self.dim
         self.point = Point(kept[:, 1 : d + 1], kept[:, 2 * d + 1 : 2 * d + 2], kept[:, d + 1 : 2 * d + 1])
-        return kept
+        return np.array(kept)
 
-    def _first_step(self, noise: Noise) -> mx.array:
+    def _first_step(self) -> Any:
         """The first step of a transition, packed; a transition of one step would be done."""
+        import numpy as np
+
+        noise = self.early.next()
         *_, row = self.step(self.init(self.point, noise, self.tuning), noise, self.tuning)
-        return row
+        return np.array(row)
 
-    def _column(self, row: mx.array, name: str) -> Any:
-        """One statistic of each chain, as a numpy array."""
-        import numpy as np
-
-        return np.array(row[:, self.column(name)], dtype=float)
-
-
-class _Record:
-    """The draws of chains that end their transitions at different steps."""
-
-    def __init__(self, walk: Walk, draws: int, thin: int):
-        import numpy as np
-
-        self.np, self.walk, self.draws, self.thin = np, walk, draws, thin
-        self.ended = np.zeros(walk.n, dtype=int)
-        self.steps = 0
-        self.positions = np.empty((walk.n, draws, walk.dim), dtype=np.float32)
-        self.stats = np.empty((walk.n, draws, len(walk.names)), dtype=np.float32)
-        self.latest: Any = None
-
-    @property
-    def transitions(self) -> int:
-        """That every chain has ended."""
-        return int(self.ended.min())
-
-    def steps_for(self, transitions: int) -> int:
-        each = (
-            self.steps / float(self.ended.mean())
-            if self.ended.any()
-            else self.walk.sampler.look_after(self.walk.step_size)
-        )
-        return max(1, min(_MOST_STEPS, math.ceil(transitions * each)))
-
-    def add(self, rows: list[mx.array]) -> None:
-        np, d = self.np, self.walk.dim
-        table = np.array(mx.stack(rows))
-        done = table[:, :, 0] > 0
-        which = self.ended + np.cumsum(done, axis=0)  # this is the which-th transition of its chain, from 1
-        kept = done & (which % self.thin == 0) & (which <= self.draws * self.thin)
-        step, chain = np.nonzero(kept)
-        place = which[step, chain] // self.thin - 1
-        self.positions[chain, place] = table[step, chain, 1 : d + 1]
-        self.stats[chain, place] = table[step, chain, 2 * d + 2 :]
-        self.steps += len(rows)
-        self.ended = which[-1]
-        self.latest = table[done][:, 2 * d + 2 :]
-
-    def shown(self) -> dict:
-        means = dict(zip(self.walk.names, self.latest.mean(axis=0).tolist(), strict=True)) if len(self.latest) else {}
-        return {**means, "step_size": self.walk.step_size}
-
-    def finish(self) -> tuple[Any, dict[str, mx.array]]:
-        count = min(self.draws, self.transitions // self.thin)
-        stats = {}
-        for i, name in enumerate(self.walk.names):
-            column = mx.array(self.stats[:, :count, i])
-            stats[name] = column.astype(_TYPES.get(name, mx.float32))
-        stats["step_size"] = mx.full((self.walk.n, count), self.walk.step_size)
-        return self.positions[:, :count], stats
-
-
-_TYPES = {"diverging": mx.bool_, "n_leapfrog": mx.int32, "tree_depth": mx.int32}
+    def _column(self, table: Any, name: str) -> Any:
+        """One statistic of each chain."""
+        return table[:, self.column(name)].astype(float)
 
 
 class _Graph:
@@ -326,15 +321,35 @@ class _Graph:
         return optree.tree_unflatten(self._spec, arrays)
 
 
-def noises(key: Any, n: int, dim: int) -> Iterator[Noise]:
-    """The noise of each step, which does not depend on how the steps are grouped."""
+def noises(key: Any, n: int, dim: int, start: int = 0) -> Iterator[Noise]:
+    """The noise of each step from ``start`` on, which does not depend on how the steps are grouped."""
     keys = random.Keys(key)
+    for _ in range(2 * (start // _NOISE)):  # one for the normals of each group of steps, one for the uniforms
+        keys.next()
+    first = start % _NOISE
     while True:
         normals = mx.split(random.normal(keys.next(), (_NOISE * n, dim)), _NOISE)
         uniforms = mx.split(random.uniform_open(keys.next(), (3 * _NOISE * n, 1)), 3 * _NOISE)
         mx.eval(normals, uniforms)
-        for i, normal in enumerate(normals):
-            yield Noise(normal, (uniforms[3 * i], uniforms[3 * i + 1], uniforms[3 * i + 2]))
+        for i in range(first, _NOISE):
+            yield Noise(normals[i], (uniforms[3 * i], uniforms[3 * i + 1], uniforms[3 * i + 2]))
+        first = 0
+
+
+class _Supply:
+    """Noise, and for how many steps it has been ``taken``."""
+
+    def __init__(self, key: Any, n: int, dim: int):
+        self._of = key, n, dim
+        self.skip(0)
+
+    def skip(self, taken: int) -> None:
+        """Go on as if that many had been taken."""
+        self.taken, self._noises = taken, noises(*self._of, taken)
+
+    def next(self) -> Noise:
+        self.taken += 1
+        return next(self._noises)
 
 
 def _flat_density(logp: Callable) -> ValueAndGrad:

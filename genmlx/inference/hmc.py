@@ -6,6 +6,7 @@ Duane, Kennedy, Pendleton and Roweth (1987); Neal (2011), with his random step s
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from genmlx.inference.leapfrog import Point, ValueAndGrad, leapfrog
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import positive_count
 
-_DIVERGENT = 1000.0
-_JITTER = 0.2
+DIVERGENT = 1000.0
+JITTER = 0.2
 _MOST_STEPS = 1000
 
 
@@ -47,13 +48,15 @@ def hmc(
     thin: int = 1,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by Hamiltonian Monte Carlo. All latent choices must be continuous.
 
     A trajectory has ``leapfrog_steps`` steps, or the length ``trajectory``: step size times steps, in units of the
     standard deviations that warm-up learns. By default that is pi / 2, which takes a Gaussian to an independent draw.
     Warm-up finds the step size that has ``target_accept``, and a mass matrix: diagonal, or ``dense``. Each trajectory
-    then has a step size within 20% of that one, so that no orbit closes on itself.
+    then has a step size within 20% of that one, so that no orbit closes on itself. ``checkpoint`` names a file from
+    which the same run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -64,12 +67,7 @@ def hmc(
     >>> post["mu"].shape, abs(post.mean("mu").item() - 1.2) < 0.1
     ((4, 300), True)
     """
-    if leapfrog_steps is not None and trajectory is not None:
-        raise UsageError("hmc was given leapfrog_steps and a trajectory length", expected="one of the two")
-    if leapfrog_steps is not None:
-        positive_count("leapfrog_steps", leapfrog_steps)
-    if trajectory is not None and not 0 < trajectory < math.inf:
-        raise ParameterError(f"trajectory must be positive, got {trajectory!r}")
+    require_length("hmc", leapfrog_steps, trajectory)
     return run_gradient_chains(
         "hmc",
         call,
@@ -83,17 +81,30 @@ def hmc(
         dense=dense,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"leapfrog_steps": leapfrog_steps, "trajectory": trajectory},
     )
 
 
-def sampler(value_and_grad: ValueAndGrad, leapfrog_steps: int | None, trajectory: float = math.pi / 2) -> Sampler:
+def require_length(name: str, leapfrog_steps: Any, trajectory: Any) -> None:
+    if leapfrog_steps is not None and trajectory is not None:
+        raise UsageError(f"{name} was given leapfrog_steps and a trajectory length", expected="one of the two")
+    if leapfrog_steps is not None:
+        positive_count("leapfrog_steps", leapfrog_steps, most=1 << 24)  # which float32 can count
+    if trajectory is not None and not 0 < trajectory < math.inf:
+        raise ParameterError(f"trajectory must be positive, got {trajectory!r}")
+
+
+def sampler(
+    value_and_grad: ValueAndGrad, leapfrog_steps: int | None, trajectory: float = math.pi / 2, most: int = _MOST_STEPS
+) -> Sampler:
     def look_after(step_size: float) -> int:
-        return leapfrog_steps or min(max(1, math.ceil(trajectory / step_size)), _MOST_STEPS)
+        return leapfrog_steps or min(max(1, math.ceil(trajectory / step_size)), most)
 
     def length(tuning: Tuning) -> Any:
         if leapfrog_steps is not None:
             return leapfrog_steps
-        return mx.clip(mx.ceil(trajectory / tuning.step_size), 1, _MOST_STEPS)
+        return mx.clip(mx.ceil(trajectory / tuning.step_size), 1, most)
 
     return Sampler(init, lambda state, noise, tuning: step(state, noise, tuning, value_and_grad, length), look_after)
 
@@ -102,7 +113,7 @@ def init(point: Point, noise: Any, tuning: Tuning) -> State:
     """The start of a trajectory of each chain, with a momentum of its own for every coordinate."""
     momentum = tuning.metric.momentum(noise.normal)
     energy = tuning.metric.kinetic(momentum) - point.log_prob
-    jitter = 1.0 + _JITTER * (2.0 * noise.uniforms[1] - 1.0)
+    jitter = 1.0 + JITTER * (2.0 * noise.uniforms[1] - 1.0)
     return State(point, point, momentum, energy, mx.zeros_like(energy), jitter)
 
 
@@ -119,7 +130,7 @@ def step(state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad,
     energy = tuning.metric.kinetic(momentum) - point.log_prob
     lost = state.energy - energy
     # NaN compares false: a trajectory that left the numbers is a divergence.
-    diverging = mx.logical_not(lost > -_DIVERGENT)
+    diverging = mx.logical_not(lost > -DIVERGENT)
     lost = mx.where(diverging, -math.inf, lost)
     steps = state.steps + 1.0
     done = mx.logical_or(steps >= length(tuning), diverging)

@@ -7,6 +7,7 @@ programming". The involution may change which choices there are; the Jacobian is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,7 @@ def involutive_mh(
     check: bool = False,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior by Metropolis-Hastings with an involution; ``chains`` run as the lanes of one batch.
 
@@ -46,7 +48,8 @@ def involutive_mh(
     and applies ``involution``, a ``@transform``, to the trace and to them. It is accepted with log probability
     [weight of update - log q(auxiliary) + log q(those of the way back) + log |det Jacobian|]. A move that changes
     which choices there are runs as one chain. ``check`` puts to the test that the involution undoes itself, in every
-    step, and raises a RoundTripError that names the choice which differs.
+    step, and raises a RoundTripError that names the choice which differs. ``checkpoint`` names a file from which the
+    same run goes on if it was killed, with the same draws.
 
     >>> from genmlx import gen, normal, trace
     >>> from genmlx.transform import transform
@@ -81,6 +84,8 @@ def involutive_mh(
         chains=chains,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"proposal": proposal, "involution": involution, "check": check},
     )
     kernels[0].require_none(result.stats)
     return result

@@ -20,10 +20,11 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.choicemap import ChoiceMap
 from genmlx.errors import BatchError, GenError, ParameterError, UsageError
-from genmlx.gfi import Call, GenerativeFunction, checked_choices, gen_errors
+from genmlx.gfi import Call, GenerativeFunction, checked_choices, gen_errors, require_selectable
 from genmlx.inference.problem import positive_count
-from genmlx.masked import value_of
+from genmlx.masked import Masked, value_of
 from genmlx.random import LaneKey
+from genmlx.selection import Selection
 from genmlx.trace import Trace
 from genmlx.vectorized import VectorizedTrace, vgenerate, where
 from genmlx.versions import pinned
@@ -76,6 +77,11 @@ class Kernel:
             watch = Check(observations) if check else None
             return self.apply(trace, random.as_key(key), watch)[0]
 
+    @property
+    def stages(self) -> list[tuple[Step, int]]:
+        """The step as steps, each taken so many times: what a batch records, and replays."""
+        return [(self.step, 1)]
+
     def apply(self, trace: Any, key: Any, watch: Watch = None) -> tuple[Any, Info]:
         """The next trace and its info; ``watch`` sees what comes out of each kernel that this one is made of."""
         new, info = trace.step(self.step, key) if isinstance(trace, VectorizedTrace) else self.step(trace, key)
@@ -100,6 +106,28 @@ class Kernel:
         return f"<Kernel {self.name}>"
 
 
+class Staged(Kernel):
+    """Steps on one state, each taken a number of times, so that a batch need not record all of them. The info is that
+    of the last."""
+
+    def __init__(
+        self, stages: list[tuple[Step, int]], init: Callable[[Trace], Any], read: Callable[[Any], tuple[ChoiceMap, Any]]
+    ):
+        self._stages = stages
+        super().__init__(self._all, init=init, read=read)
+
+    @property
+    def stages(self) -> list[tuple[Step, int]]:
+        return self._stages
+
+    def _all(self, state: Any, key: Any) -> tuple[Any, Info]:
+        keys, info = random.Keys(key), {}
+        for step, times in self._stages:
+            for _ in range(times):
+                state, info = step(state, keys.next())
+        return state, info
+
+
 def as_kernel(kernel: Any) -> Kernel:
     """A kernel from what a user passes: one, or a function ``(trace, key) -> trace`` of single traces."""
     if isinstance(kernel, Kernel):
@@ -115,6 +143,24 @@ def as_kernel(kernel: Any) -> Kernel:
         return new, {}
 
     return Kernel(step, name=name)
+
+
+def selected(name: str, trace: Trace, selection: Selection) -> list[tuple]:
+    """The addresses that a kernel is to move: there must be some, all those it names, in every lane of a batch."""
+    require_selectable(trace.gen_fn, selection, trace)
+    chosen = trace.choices.filter(selection)
+    if chosen.is_empty:
+        raise UsageError(f"{name} has nothing to move: the selection is empty", gen_fn=trace.gen_fn)
+    for address, leaf in chosen.items():
+        if isinstance(leaf, Masked):
+            raise UsageError(
+                f"{name} cannot move a choice that exists in some runs only",
+                address=address,
+                gen_fn=trace.gen_fn,
+                expected="a model whose addresses stay",
+                hint="mh_kernel, which takes any choice",
+            )
+    return chosen.addresses()
 
 
 def _part(kernel: Any) -> Kernel:

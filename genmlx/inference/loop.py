@@ -1,4 +1,4 @@
-"""The loop of every algorithm: steps in blocks of about 100 ms, with progress, Ctrl-C and timing between them.
+"""The loop of every algorithm: steps in blocks of about 100 ms, with progress, Ctrl-C and checkpoints between them.
 
 ``mx.eval`` cannot be interrupted, and a graph that is never evaluated only grows; so each block is a bounded graph
 and one evaluation. Which steps share a block never changes the result: keys belong to steps.
@@ -14,12 +14,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from genmlx.errors import GenError
+from genmlx.inference.checkpoint import Checkpoint, Place
 
 _TARGET, _SLOWEST = 0.1, 0.15
 
 
 class Progress(NamedTuple):
-    """What a ``progress`` callback is given after each block: ``done`` of ``total`` steps of this phase."""
+    """What a ``progress`` callback is given after each block: ``done`` of ``total`` steps of this phase.
+
+    ``info`` is of the run so far. For Markov chains it has ``draws`` (of each chain), ``rhat`` (the largest of some
+    numbers of each draw, computed anew when that takes 2% of the time at most; NaN below 4 draws) and the mean of each
+    statistic of the last steps, such as ``accept``; where there are such, the ``step_size``, and ``divergences``, which
+    counts the steps of this phase that diverged. Two of its values are functions, to be called when they are wanted:
+    ``chains()``, the statistics of each chain, and ``watch()``, the draws of some numbers, ``[chains, draws]`` by name.
+
+    A callback that returns a word ends the run after this block, with that word as its status.
+    """
 
     algorithm: str
     phase: str
@@ -38,12 +48,15 @@ class InferenceInterrupted(GenError, KeyboardInterrupt):
 class Loop:
     """Runs steps in blocks; ``interrupted`` says whether Ctrl-C ended it early.
 
-    Within the context the first Ctrl-C stops after the block at hand, and a second raises at once.
+    Within the context the first Ctrl-C stops after the block at hand, and a second raises at once. A run that can be
+    resumed sets ``file``.
     """
 
     def __init__(self, algorithm: str, progress: Callable[[Progress], Any] | None = None):
         self.algorithm, self.progress = algorithm, progress
         self.interrupted = False
+        self._word = "interrupted"
+        self.file: Checkpoint | None = None
         self.timing: dict[str, float] = {"total": 0.0, "display": 0.0}
 
     def __enter__(self) -> Loop:
@@ -67,21 +80,34 @@ class Loop:
             raise KeyboardInterrupt
         self.interrupted = True
 
+    def resume(self, restore: Callable[[Place], None]) -> Place:
+        """Where the checkpoint left the run, which ``restore`` takes up; or its start."""
+        at = None if self.file is None else self.file.load(restore)
+        return at or Place("warmup", 0, None)
+
     def run(
         self,
         phase: str,
         total: int,
-        block: Callable[[int, int], dict[str, Any] | None],
+        block: Callable[[int, int], Any],
         least: int = 1,
         done: int = 0,
+        state: Callable[[], Any] | None = None,
     ) -> int:
         """Call ``block(start, stop)`` until ``total`` steps are done, or Ctrl-C and ``least``; the steps done.
 
-        A run that is resumed has ``done`` some of them already.
+        A run that is resumed has ``done`` some of them already. ``state()`` is what it needs to be resumed, for a
+        checkpoint.
 
-        ``block`` evaluates what it computed, and may return what the progress callback shall show.
+        ``block`` evaluates what it computed, and may return what the progress callback shall show: a dict, or a
+        function that makes it.
         """
-        size, began = 1, time.perf_counter()
+
+        def save(now: bool = False) -> None:
+            if self.file is not None and state is not None:
+                self.file.offer(phase, done, state, now)
+
+        size, began, first = 1, time.perf_counter(), done
         while done < total and not (self.interrupted and done >= least):
             stop = min(done + size, total)
             start = time.perf_counter()
@@ -92,20 +118,41 @@ class Loop:
                 size *= 2
             elif spent > _SLOWEST:
                 size = max(1, int(size * _TARGET / spent))
+            save()
             if self.progress is not None:
                 shown = time.perf_counter()
-                self.progress(Progress(self.algorithm, phase, done, total, shown - self._start, info or {}))
+                try:
+                    told: Any = info() if callable(info) else info or {}
+                    word = self.progress(Progress(self.algorithm, phase, done, total, shown - self._start, told))
+                except BaseException:
+                    save(now=True)
+                    raise
+                if isinstance(word, str):
+                    self.interrupted, self._word = True, word
                 self.timing["display"] += time.perf_counter() - shown
+        if done > first:
+            save(now=True)
+        if self.interrupted:
+            self.file = None  # which goes on from here; what follows began before the end of this phase
         self.timing[phase] = time.perf_counter() - began
         return done
 
     @property
     def status(self) -> str:
-        return "interrupted" if self.interrupted else "complete"
+        return self._word if self.interrupted else "complete"
 
     def deliver(self, result: Any) -> Any:
-        """The result; where nobody watches, an interrupted one raises with the result in the error."""
-        if self.interrupted and os.environ.get("GENMLX_CI") == "1":
+        """The result; where nobody watches, an interrupted one raises with the result in the error.
+
+        A posterior notes which models were redefined while it was made.
+        """
+        if isinstance(notes := getattr(result, "notes", None), list):
+            notes += [
+                f"{handle.__name__} changed to {handle.version!r} while running (used {version!r})"
+                for handle, version in result.pins.items()
+                if handle.version is not version
+            ]
+        if self.status == "interrupted" and os.environ.get("GENMLX_CI") == "1":
             error = InferenceInterrupted(f"{self.algorithm} was interrupted")
             error.result = result
             raise error

@@ -6,6 +6,7 @@ Roberts and Tweedie (1996); Roberts and Rosenthal (1998) for the acceptance to a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,10 +36,12 @@ def mala(
     thin: int = 1,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by Langevin proposals. All latent choices must be continuous.
 
     With step size e and covariance C, both found by warm-up, x is proposed N(x + e^2/2 C grad log p(x), e^2 C).
+    ``checkpoint`` names a file from which the same run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -62,6 +65,7 @@ def mala(
         dense=dense,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
     )
 
 

@@ -8,6 +8,7 @@ step of every chain, wherever each of them is in its tree: no chain waits for th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from genmlx.inference.problem import positive_count
 
 _DIVERGENT = 1000.0
 """An energy error above this is a divergence, as in Stan."""
+_DEEPEST = 20
+"""The table of trees has max_depth 2^max_depth entries, and the leaves are counted in float32."""
 
 
 class State(NamedTuple):
@@ -55,12 +58,15 @@ def nuts(
     thin: int = 1,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by the no-U-turn sampler. All latent choices must be continuous.
 
     Choices with bounds are moved in an unconstrained space. The first ``warmup`` transitions find the step size that
     has ``target_accept``, and a mass matrix: diagonal, or ``dense``. A trajectory has fewer than 2^``max_depth``
-    steps. ``stats``: ``accept``, ``energy``, ``diverging``, ``step_size``, ``n_leapfrog``, ``tree_depth``.
+    steps; ``max_depth`` is 20 at most. ``stats``: ``accept``, ``energy``, ``diverging``, ``step_size``, ``n_leapfrog``,
+    ``tree_depth``, ``reached_max_depth`` (it had not turned by then). ``checkpoint`` names a file from which the same
+    run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal, exponential
@@ -72,7 +78,7 @@ def nuts(
     >>> post["scale"].shape, post["scale"].min().item() > 0, 0.6 < post.stats["accept"].mean().item() < 1
     ((2, 200), True, True)
     """
-    positive_count("max_depth", max_depth)
+    positive_count("max_depth", max_depth, most=_DEEPEST)
     return run_gradient_chains(
         "nuts",
         call,
@@ -86,6 +92,8 @@ def nuts(
         dense=dense,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"max_depth": max_depth},
     )
 
 
@@ -162,7 +170,8 @@ def step(state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad,
     end = state.other[:, 2 * dim :]
     across = momenta - 0.5 * (momentum + end)
     turning = mx.minimum(_dot(across, velocity), _dot(across, metric.velocity(end))) <= 0
-    stop = mx.logical_or(stop, mx.logical_and(full, mx.logical_or(turning, size == 2**max_depth)))
+    deepest = mx.logical_and(full, size == 2**max_depth)
+    stop = mx.logical_or(stop, mx.logical_or(mx.logical_and(full, turning), deepest))
 
     # What stops starts again from its draw; what is full doubles, at a random end; and the rest goes on.
     next_momentum = metric.momentum(noise.normal)
@@ -191,6 +200,7 @@ def step(state: State, noise: Any, tuning: Tuning, value_and_grad: ValueAndGrad,
         "diverging": diverging,
         "n_leapfrog": steps,
         "tree_depth": mx.ceil(mx.log2(steps + 1.0)),
+        "reached_max_depth": mx.logical_and(deepest, mx.logical_not(turning)),
     }
     return new, Info(stop, drawn[:, :-1], stats)
 

@@ -52,6 +52,7 @@ class Posterior:
         self.call, self.pins, self.observations = call, dict(pins or {}), observations
         self.algorithm, self.status, self.timing = algorithm, status, dict(timing or {})
         self.execution = execution
+        self.notes: list[str] = []  # lines below the table of the summary
 
     @property
     def chains(self) -> int:
@@ -151,10 +152,12 @@ class Posterior:
         """A table of mean, sd, quantiles, Monte Carlo error, effective sizes and R-hat: one row for each number.
 
         An address that some draws lack has its row for the draws that have it, and a line below says how many do.
+        Lines that begin with "!" are its ``warnings``: what is wrong with the run, and what to do.
         """
         from genmlx.diagnostics import summarize
 
-        table = summarize({a: v for a, v in self._values.items() if a not in self._present})
+        table = summarize({a: v for a, v in self._values.items() if a not in self._present}, self.stats)
+        table.notes = (*table.notes, *self.notes)
         if not self._present:
             return table
         from genmlx.inference.optional import rows

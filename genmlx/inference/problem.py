@@ -31,9 +31,10 @@ def checked_problem(call: Any, observations: Any) -> ChoiceMap:
     return checked_choices(observations)
 
 
-def positive_count(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ParameterError(f"{name} must be a whole number, at least {least}, got {value!r}")
+def positive_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ParameterError(f"{name} must be a whole number, {bounds}, got {value!r}")
     return value
 
 

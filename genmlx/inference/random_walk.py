@@ -5,11 +5,14 @@ Metropolis et al. (1953); Roberts, Gelman and Gilks (1997) for the acceptance to
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from genmlx.errors import ParameterError
 from genmlx.gfi import Call
 from genmlx.inference.gradient_chains import Info, Sampler, Tuning, checked_fraction, packed, run_gradient_chains
 from genmlx.inference.leapfrog import Point, ValueAndGrad, evaluate
@@ -35,11 +38,13 @@ def random_walk(
     thin: int = 1,
     key: Any = None,
     progress: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by a random walk of all latent choices, which must be continuous.
 
     Warm-up finds the variances of the steps (``dense``: their covariance), and the scale that has ``target_accept``;
     it starts from ``scale``. With ``warmup=0`` the scale stays. Choices with bounds walk in an unconstrained space.
+    ``checkpoint`` names a file from which the same run goes on if it was killed, with the same draws.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -50,6 +55,8 @@ def random_walk(
     >>> post["mu"].shape, abs(post.mean("mu").item() - 1.2) < 0.1
     ((4, 1000), True)
     """
+    if scale is not None and not 0 < scale < math.inf:
+        raise ParameterError(f"scale must be positive, got {scale!r}")
     return run_gradient_chains(
         "random_walk",
         call,
@@ -63,6 +70,8 @@ def random_walk(
         dense=dense,
         key=key,
         progress=progress,
+        checkpoint=checkpoint,
+        settings={"scale": scale},
         step_size=scale,
         gradients=False,
     )

@@ -46,7 +46,7 @@ def _require_continuous(trace: Trace, latent: Selection) -> None:
             f"({show_addresses(discrete, 4)}): there is no gradient",
             address=discrete[0],
             expected="continuous latent choices",
-            hint="gibbs or mh for the discrete ones, or a mixture(...) that sums them out",
+            hint="hmc_gibbs, which moves the discrete ones too; gibbs or mh; or a mixture(...) that sums them out",
         )
 
 

@@ -15,9 +15,10 @@ from genmlx.errors import BatchError, UsageError
 from genmlx.gfi import Call
 from genmlx.inference.kernels import Kernel, Step, itself
 from genmlx.inference.problem import impossible, latents
-from genmlx.inference.replay import BatchedStep, Lanes
+from genmlx.inference.replay import REPLAYED, BatchedStep, Lanes
 from genmlx.masked import Masked
 from genmlx.pytree import NAMESPACE, map_arrays, split_arrays
+from genmlx.random import split
 from genmlx.trace import Trace
 from genmlx.vectorized import VectorizedTrace, _batch, _replaced, _without_args, vgenerate, where
 from genmlx.versions import current_pins
@@ -123,7 +124,9 @@ class Batch:
         if kernel.init is not itself:
             start = self._of(lambda trace, key: (kernel.init(trace), ()))
             self.lanes, _ = start.by_handlers(self.lanes, mx.random.key(0))
-        self._step = self._warm = self._of(_visiting(kernel.step, kernel, observations)).record(self.lanes)
+        *first, (last, times) = kernel.stages
+        stages = [*first, (_visiting(last, kernel, observations), times)]
+        self._step = self._warm = Stages([(self._of(f).record(self.lanes), times) for f, times in stages])
         if kernel.warm is not None:
             self._warm = self._of(_visiting(kernel.warm, kernel, observations)).record(self.lanes)
         self.execution, self.chains = self._step.execution, batch.n
@@ -149,6 +152,22 @@ class Batch:
         if not _fits(arrays, self.lanes.arrays):
             raise ValueError("the states of the chains have another form")
         self.lanes = Lanes(arrays, self.lanes.skeleton)
+
+
+class Stages:
+    """Steps of a batch one after the other, each taken a number of times; what comes out of the last."""
+
+    def __init__(self, steps: list[tuple[BatchedStep, int]]):
+        self.steps = steps
+        self.execution = next((step.execution for step, _ in steps if step.execution != REPLAYED), REPLAYED)
+
+    def __call__(self, lanes: Lanes, key: mx.array) -> tuple[Lanes, Any]:
+        count, out = sum(times for _, times in self.steps), None
+        keys = iter([key] if count == 1 else split(key, count))
+        for step, times in self.steps:
+            for _ in range(times):
+                lanes, out = step(lanes, next(keys))
+        return lanes, out
 
 
 class Single:
@@ -196,6 +215,7 @@ class Checked:
 
     def __init__(self, trace: Any, kernel: Kernel, watch: Callable, observations: ChoiceMap):
         self.trace, self.kernel, self.watch, self.observations = trace, kernel, watch, observations
+        self.chains = trace.n if isinstance(trace, VectorizedTrace) else 1
 
     def advance(self, key: Any, warm: bool = False) -> tuple[ChoiceMap, Any, dict]:
         self.trace, info = self.kernel.apply(self.trace, key, self.watch)

@@ -19,6 +19,7 @@ _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _SETTLED = 10
 _FIRST, _WINDOW, _LAST, _FEWEST = 75, 25, 50, 20
 _SMALLEST, _LARGEST = 1e-10, 1e7
+_SIZES = ("step_size", "_began", "_mu", "_error", "_log_averaged")
 
 
 class DualAveraging:
@@ -50,6 +51,15 @@ class DualAveraging:
         decay = self._count**-_KAPPA
         self._log_averaged = decay * log_step + (1 - decay) * self._log_averaged
         self.step_size = np.exp(np.clip(log_step, math.log(_SMALLEST), math.log(_LARGEST)))
+
+    def state(self) -> dict:
+        """What ``restore`` needs, in numbers that are written without rounding."""
+        return {name: getattr(self, name).tolist() for name in _SIZES} | {"count": self._count}
+
+    def restore(self, saved: dict) -> None:
+        self._count = saved["count"]
+        for name in _SIZES:
+            setattr(self, name, self._np.array(saved[name]))
 
     @property
     def averaged(self) -> Any:
@@ -87,6 +97,12 @@ class Welford:
     @property
     def arrays(self) -> list[mx.array]:
         return [self._mean, self._squares]
+
+    def state(self) -> dict:
+        return {"count": self.count, "arrays": self.arrays}
+
+    def restore(self, saved: dict) -> None:
+        self.count, (self._mean, self._squares) = saved["count"], saved["arrays"]
 
     def covariance(self) -> mx.array:
         return self._squares / max(self.count - 1, 1)
@@ -138,6 +154,15 @@ class Warmup:
         self._draws = Welford(self._dim, self._dense)
         self.dual.restart(self._one(self.dual.averaged))
         return True
+
+    def state(self) -> dict:
+        parts = {"dual": self.dual.state(), "draws": self._draws.state()}
+        return {"done": self._done, "metric": list(self.metric), **parts}
+
+    def restore(self, saved: dict) -> None:
+        self._done, self.metric = saved["done"], Metric(*saved["metric"])
+        self.dual.restore(saved["dual"])
+        self._draws.restore(saved["draws"])
 
     def finish(self) -> Any:
         """The step size to sample with, ``[1]``."""

@@ -107,6 +107,6 @@ def test_a_trajectory_that_leaves_the_numbers_is_rejected_and_counted():
 def test_wrong_settings_raise():
     with pytest.raises(UsageError, match="one of the two"):
         hmc(model(), {"y": 1.0}, leapfrog_steps=3, trajectory=1.0)
-    for wrong in ({"leapfrog_steps": 0}, {"trajectory": -1.0}, {"target_accept": 2.0}):
+    for wrong in ({"leapfrog_steps": 0}, {"leapfrog_steps": 2**24 + 1}, {"trajectory": -1.0}, {"target_accept": 2.0}):
         with pytest.raises(ParameterError):
             hmc(model(), {"y": 1.0}, **wrong)

@@ -605,7 +605,7 @@ def test_discrete_latents_are_named():
         "6 latent choices are discrete (('k', 0), ('k', 1), ('k', 2), ('k', 3), ... 2 more): there is no gradient "
         "at ('k', 0) in coins (FILE:LINE)\n"
         "expected: continuous latent choices\n"
-        "try: gibbs or mh for the discrete ones, or a mixture(...) that sums them out"
+        "try: hmc_gibbs, which moves the discrete ones too; gibbs or mh; or a mixture(...) that sums them out"
     )
 
 

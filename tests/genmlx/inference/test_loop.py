@@ -250,3 +250,17 @@ def test_ctrl_c_in_a_script():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30, env=environment
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "interrupted True True", "")
+
+
+def test_a_callback_that_returns_a_word_ends_the_run_with_that_status():
+    seen = []
+
+    def enough(progress):
+        seen.append((progress.phase, progress.done))
+        return "enough" if progress.phase == "sampling" else None
+
+    with Loop("test", enough) as loop:
+        assert loop.run("warmup", 5, lambda start, stop: {}) == 5
+        assert loop.run("sampling", 10_000_000, lambda start, stop: {}) == 1
+    assert loop.status == "enough" and seen[-1] == ("sampling", 1)
+    assert loop.deliver("result") == "result"

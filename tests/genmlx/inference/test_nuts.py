@@ -165,7 +165,7 @@ def test_conjugate_posteriors():
 
 def test_what_it_reports():
     post = nuts(small(), DATA, draws=20, warmup=30, chains=3, key=2)
-    names = {"accept", "energy", "diverging", "step_size", "n_leapfrog", "tree_depth"}
+    names = {"accept", "energy", "diverging", "step_size", "n_leapfrog", "tree_depth", "reached_max_depth"}
     assert set(post.stats) == names and all(post.stats[name].shape == (3, 20) for name in names)
     assert post.stats["diverging"].dtype == mx.bool_ and post.stats["n_leapfrog"].dtype == mx.int32
     leaps, depth = np.array(post.stats["n_leapfrog"]), np.array(post.stats["tree_depth"])
@@ -293,10 +293,10 @@ def test_the_model_is_traced_a_constant_number_of_times():
 
 
 def test_draws_do_not_depend_on_how_steps_are_grouped(monkeypatch):
-    from genmlx.inference import gradient_chains
+    from genmlx.inference import record
 
     whole = nuts(small(), DATA, draws=20, warmup=40, chains=3, key=5)
-    monkeypatch.setattr(gradient_chains, "_MOST_STEPS", 1)
+    monkeypatch.setattr(record, "_AT_ONCE", 1)
     by_one = nuts(small(), DATA, draws=20, warmup=40, chains=3, key=5)
     other = nuts(small(), DATA, draws=20, warmup=40, chains=3, key=6)
     assert mx.array_equal(whole["mu"], by_one["mu"]).item()
@@ -332,7 +332,16 @@ def test_progress():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"target_accept": 1.0}, {"target_accept": 0}, {"max_depth": 0}, {"draws": 0}, {"chains": 0}, {"thin": 0}]
+    "wrong",
+    [
+        {"target_accept": 1.0},
+        {"target_accept": 0},
+        {"max_depth": 0},
+        {"max_depth": 21},
+        {"draws": 0},
+        {"chains": 0},
+        {"thin": 0},
+    ],
 )
 def test_wrong_settings_raise(wrong):
     with pytest.raises(ParameterError):

@@ -1,0 +1,343 @@
+"""NUTS beside NumPyro's: eight schools and a logistic regression at several numbers of chains; and a step, compiled.
+
+Run: python tests/benchmarks/samplers.py [--numpyro PYTHON] [--chains 1 4 100] [--draws 1000] [--warmup 1000] [--device cpu]
+
+PYTHON is an interpreter that has numpyro; without it this one is asked, and if it has none NumPyro is left out. Each
+row is a process of its own. "import", "first run" (from the model to the draws as numpy arrays, tracing and
+compilation included) and "second run" (the same with another key) are seconds. ESS is the smallest bulk effective
+sample size of all parameters in the second run, by ``genmlx.diagnostics`` for both, and ESS/s that over the second
+run. Both start from defaults: target acceptance 0.8, trees to depth 10, a diagonal mass matrix, float32, the GPU
+where they find one unless ``--device`` says cpu. NumPyro draws its chains "vectorized"; on a CPU also "parallel" with a device for each chain, if
+they are 2 to 16; XLA may use every core. Its second run finds what the first compiled in a JAX compilation cache:
+``MCMC.run`` (0.22) traces its loop anew each time, and without the cache would compile it anew too. The posterior means
+of the two must agree within Monte Carlo error, or the script fails.
+
+A last table is a step of all chains, in microseconds, best of 20: by Python, replayed as a recorded graph (which is
+what ``nuts`` does), and through ``mx.compile``, beside what its compilation takes. MLX keeps compiled kernels in files,
+and uses them again for other numbers of chains; here it begins with none for each model.
+"""
+
+# pyright: reportMissingImports=false
+# jax and numpyro belong to the other interpreter.
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MODELS = ("schools", "logistic")
+DEVICE = "SAMPLERS_DEVICE"
+ERRORS = 5.0
+"""So many Monte Carlo errors may two means lie apart: 1 in 1.7 million if they are of the same posterior."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--chains", nargs="+", type=int, default=[1, 4, 100])
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--warmup", type=int, default=1000)
+    parser.add_argument("--numpyro", metavar="PYTHON", default=sys.executable, help="an interpreter with numpyro")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="for both sides; without it what each of them finds")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child = json.loads(options.child)
+        (steps if "numbers" in child else measure)(**child)
+        return
+    if options.device:
+        os.environ |= {DEVICE: options.device, "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[options.device]}
+    choose_device()
+    theirs = numpyro_device(options.numpyro)
+    print(f"genmlx on {mlx_device()}, NumPyro {theirs or 'left out: ' + options.numpyro + ' has none'}")
+    print(f"NUTS, {options.warmup:,} warm-up and {options.draws:,} draws of each chain\n")
+    print(f"{'':9}{'chains':>7}  {'':20}{'import':>8}{'first run':>11}{'second run':>11}", end="")
+    print(f"{'ESS':>10}{'ESS/s':>9}{'leapfrogs':>11}{'divergent':>11}{'R-hat':>8}")
+    apart = {}
+    for model in options.models:
+        for chains in options.chains:
+            sides = [("genmlx", sys.executable)]
+            if theirs:
+                sides += [(f"numpyro {how}", options.numpyro) for how in chain_methods(chains, theirs)]
+            means = {}
+            for side, python in sides:
+                wanted = {"model": model, "chains": chains, "draws": options.draws, "warmup": options.warmup}
+                means[side] = show(side, python, wanted)
+            for side in list(means)[1:]:
+                apart[model, chains, side] = difference(means["genmlx"], means[side])
+    print()
+    for (model, chains, side), errors in apart.items():
+        print(f"{model}, {chains} chains: the means of genmlx and {side} lie {errors:.1f} Monte Carlo errors apart")
+    print(f"\n{'one step':9}{'chains':>7}  {'Python':>12}{'replayed':>12}{'compiled':>12}{'compilation':>14}")
+    sys.stdout.flush()
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            in_child(sys.executable, {"model": model, "numbers": options.chains}, {**os.environ, "TMPDIR": folder})
+    if any(errors > ERRORS for errors in apart.values()):
+        sys.exit(f"FAILED: means more than {ERRORS} Monte Carlo errors apart: not the same posterior")
+
+
+def choose_device() -> None:
+    import mlx.core as mx
+
+    if DEVICE in os.environ:
+        mx.set_default_device({"cpu": mx.cpu, "gpu": mx.gpu}[os.environ[DEVICE]])
+
+
+def mlx_device() -> str:
+    from importlib.metadata import version
+
+    import mlx.core as mx
+
+    return f"{mx.default_device().type.name} (MLX {version('mlx')})"
+
+
+def numpyro_device(python: str) -> str | None:
+    """What NumPyro runs on under an interpreter; None where there is no NumPyro."""
+    code = "import jax, numpyro; print(jax.devices()[0].platform, numpyro.__version__, jax.__version__)"
+    run = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    if run.returncode:
+        return None
+    platform, version, jax = run.stdout.split()
+    return f"{version} on {platform} (JAX {jax})"
+
+
+def chain_methods(chains: int, device: str) -> list[str]:
+    return ["vectorized", "parallel"] if "cpu" in device and 2 <= chains <= 16 else ["vectorized"]
+
+
+def show(side: str, python: str, wanted: dict) -> tuple:
+    """Run one side, and print its row; the means and Monte Carlo errors of its parameters."""
+    import numpy as np
+
+    from genmlx.diagnostics import ess, mcse, rhat
+
+    with tempfile.TemporaryDirectory() as folder:
+        in_child(python, {"side": side, "folder": folder, **wanted})
+        times = json.loads((Path(folder) / "times.json").read_text())
+        with np.load(Path(folder) / "draws.npz") as draws:
+            found = dict(draws)
+    steps, divergent = found.pop("n_leapfrog"), found.pop("diverging")
+    least = min(float(np.min(ess(x))) for x in found.values())
+    worst = max(float(np.max(rhat(x))) for x in found.values())
+    print(f"{wanted['model']:9}{wanted['chains']:>7,}  {side:20}{times['import']:>8.2f}{times['first']:>11.2f}", end="")
+    print(f"{times['second']:>11.2f}{least:>10,.0f}{least / times['second']:>9,.0f}{steps.mean():>11.1f}", end="")
+    print(f"{divergent.sum():>11,}{worst:>8.3f}", flush=True)
+    return {a: x.mean(axis=(0, 1), dtype=float) for a, x in found.items()}, {a: mcse(x) for a, x in found.items()}
+
+
+def difference(ours: tuple, theirs: tuple) -> float:
+    """The largest difference of two posterior means, in Monte Carlo errors."""
+    import numpy as np
+
+    (means, errors), (others, other_errors) = ours, theirs
+    assert means.keys() == others.keys()
+    return max(float(np.max(abs(means[a] - others[a]) / np.hypot(errors[a], other_errors[a]))) for a in means)
+
+
+# in a process of its own
+
+
+def in_child(python: str, wanted: dict, environment: dict | None = None) -> None:
+    subprocess.run([python, __file__, "--child", json.dumps(wanted)], check=True, env=environment)
+
+
+def measure(side: str, folder: str, model: str, chains: int, draws: int, warmup: int) -> None:
+    start = time.perf_counter()
+    prepare = prepare_genmlx if side == "genmlx" else prepare_numpyro
+    build = prepare(*side.split()[1:], folder=folder, chains=chains)
+    imported = time.perf_counter()
+
+    import numpy as np
+
+    begin = time.perf_counter()
+    run = build(model, chains, draws, warmup)
+    run(1)
+    first = time.perf_counter()
+    found = run(2)
+    second = time.perf_counter()
+    times = {"import": imported - start, "first": first - begin, "second": second - first}
+    (Path(folder) / "times.json").write_text(json.dumps(times))
+    np.savez(Path(folder) / "draws.npz", **found)
+
+
+def prepare_genmlx(**_: Any) -> Any:
+    from genmlx.inference import nuts
+
+    choose_device()
+
+    def build(model: str, chains: int, draws: int, warmup: int) -> Any:
+        import mlx.core as mx
+        import numpy as np
+
+        call, observations = genmlx_model(model)
+
+        def run(seed: int) -> dict:
+            post = nuts(call, observations, draws=draws, warmup=warmup, chains=chains, key=mx.random.key(seed))
+            found = {str(address[0]): post[address] for address in post.addresses()}
+            found |= {name: post.stats[name] for name in ("n_leapfrog", "diverging")}
+            return {name: np.array(value) for name, value in found.items()}
+
+        return run
+
+    return build
+
+
+def genmlx_model(model: str) -> Any:
+    import mlx.core as mx
+
+    from genmlx import flip, gen, normal, trace
+    from genmlx.dist import half_cauchy
+
+    if model == "schools":
+        effects, errors = (mx.array(x) for x in schools())
+
+        @gen
+        def eight_schools():
+            mu, tau = trace("mu", normal(0, 5)), trace("tau", half_cauchy(5.0))
+            z = trace("z", normal(mx.zeros(8), 1.0))
+            trace("y", normal(mu + tau * z, errors))
+
+        return eight_schools(), {"y": effects}
+
+    rows, labels = (mx.array(x) for x in regression())
+
+    @gen
+    def logistic(rows):
+        weights = trace("weights", normal(mx.zeros(20), 1.0))
+        trace("y", flip(mx.sigmoid(rows @ weights + trace("intercept", normal(0, 1)))))
+
+    return logistic(rows), {"y": labels}
+
+
+def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
+    import numpyro
+
+    if how == "parallel":
+        numpyro.set_host_device_count(chains)
+    import jax
+    import numpyro.distributions as dist
+    from numpyro.infer import MCMC, NUTS
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+    def build(model: str, chains: int, draws: int, warmup: int) -> Any:
+        import jax.numpy as jnp
+        import numpy as np
+
+        if model == "schools":
+            effects, errors = (jnp.array(x) for x in schools())
+
+            def program():
+                mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfCauchy(5.0))
+                z = numpyro.sample("z", dist.Normal(jnp.zeros(8), 1.0))
+                numpyro.sample("y", dist.Normal(mu + tau * z, errors), obs=effects)
+        else:
+            rows, labels = (jnp.array(x) for x in regression())
+
+            def program():
+                weights = numpyro.sample("weights", dist.Normal(jnp.zeros(20), 1.0))
+                logits = rows @ weights + numpyro.sample("intercept", dist.Normal(0, 1))
+                numpyro.sample("y", dist.Bernoulli(logits=logits), obs=labels)
+
+        settings = {"num_warmup": warmup, "num_samples": draws, "num_chains": chains, "progress_bar": False}
+        mcmc = MCMC(NUTS(program), chain_method=how, **settings)
+
+        def run(seed: int) -> dict:
+            mcmc.run(jax.random.key(seed), extra_fields=("num_steps", "diverging"))
+            stats = mcmc.get_extra_fields(group_by_chain=True)
+            found = {**mcmc.get_samples(group_by_chain=True), "diverging": stats["diverging"]}
+            return {name: np.asarray(value) for name, value in {**found, "n_leapfrog": stats["num_steps"]}.items()}
+
+        return run
+
+    return build
+
+
+def schools() -> Any:
+    """Rubin (1981): estimated effects and their standard errors."""
+    import numpy as np
+
+    effects, errors = [28, 8, -3, 7, -1, 1, 18, 12], [15, 10, 16, 11, 9, 11, 10, 18]
+    return np.array(effects, dtype=np.float32), np.array(errors, dtype=np.float32)
+
+
+def regression() -> Any:
+    """1,000 rows of 20 features, and labels drawn from the model (of numpy's frozen generator: alike everywhere)."""
+    import numpy as np
+
+    rng = np.random.RandomState(0)
+    rows, weights = rng.normal(size=(1000, 20)), rng.normal(size=20)
+    labels = rng.uniform(size=1000) < 1 / (1 + np.exp(-(rows @ weights)))
+    return rows.astype(np.float32), labels.astype(np.int32)
+
+
+# a step
+
+
+def steps(model: str, numbers: list[int]) -> None:
+    import mlx.core as mx
+    import optree
+    from timing import milliseconds
+
+    from genmlx.backend.recording import recorded
+    from genmlx.inference.gradient_chains import Tuning, noises
+    from genmlx.inference.leapfrog import evaluate, identity_metric
+    from genmlx.inference.log_density import LogDensity
+    from genmlx.inference.nuts import sampler
+
+    choose_device()
+    density = LogDensity(*genmlx_model(model))
+    nuts = sampler(density.value_and_grad)
+    for chains in numbers:
+        point = evaluate(density.value_and_grad, density.initial(mx.random.key(0), chains))
+        tuning = Tuning(mx.full((chains, 1), 0.1), identity_metric(density.dim))
+        noise = next(noises(mx.random.key(1), chains, density.dim))
+        state = nuts.init(point, noise, tuning)
+        trees: Any = (state, noise, tuning)
+        arrays, spec = optree.tree_flatten(trees)
+
+        def python(*arrays: Any, spec: Any = spec) -> list:
+            own: Any = optree.tree_unflatten(spec, arrays)
+            made: Any = nuts.step(*own)
+            return optree.tree_leaves(made)
+
+        compiled, own = mx.compile(python), len(optree.tree_leaves(state))
+        mx.eval(arrays)
+        begin = time.perf_counter()
+        mx.eval(compiled(*arrays))
+        compilation = time.perf_counter() - begin
+        times = [
+            1e3 * milliseconds(lambda step=step, arrays=arrays, own=own: together(step, arrays, own), 1, 20) / STEPS
+            for step in (python, recorded(python, *arrays), compiled)
+        ]
+        shown = "".join(f"{t:>9,.0f} us" for t in times)
+        print(f"{model:9}{chains:>7,}  {shown}{1e3 * compilation:>11,.0f} ms", flush=True)
+
+
+STEPS = 16
+
+
+def together(step: Any, arrays: list, own: int) -> None:
+    """Steps one after another that are evaluated together, as the sampler does it; its state are ``own`` arrays."""
+    import mlx.core as mx
+
+    state, rest, infos = arrays[:own], arrays[own:], []
+    for _ in range(STEPS):
+        made = step(*state, *rest)
+        state = made[:own]
+        infos.append(made[own:])
+    mx.eval(state, infos)
+
+
+if __name__ == "__main__":
+    main()
