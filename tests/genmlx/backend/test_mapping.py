@@ -102,3 +102,43 @@ def test_a_body_may_use_them_and_an_error_leaves_mlx_as_it_was():
     with pytest.raises(RuntimeError, match="stop"):
         model(True).vsimulate(3)
     assert mx.array.__and__ is original
+
+
+@pytest.mark.parametrize("times", [mx.matmul, lambda a, b: a @ b], ids=["matmul", "@"])
+@pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
+@pytest.mark.parametrize("matrix", [(3, 4), (2, 3, 4)])
+def test_a_matrix_times_a_vector(times, axes, matrix):
+    """Against numpy, with its derivatives; as many lanes as rows, so that swapped axes would be silent in the shape."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(3, *s) if axis == 0 else s) for s, axis in zip((matrix, (4,)), axes, strict=True))
+    slope = rng.normal(size=(3, *matrix[:-1]))
+    inputs = [mx.array(x.astype(np.float32)) for x in (a, b)]
+    batched = [x for x, axis in zip(inputs, axes, strict=True) if axis == 0]
+
+    def product(*batched):
+        def lane(*rows):
+            rows = iter(rows)
+            return [times(*(x if axis is None else next(rows) for x, axis in zip(inputs, axes, strict=True)))]
+
+        return vmap_list(lane, *batched)
+
+    [found], gradients = mx.vjp(product, batched, [mx.array(slope.astype(np.float32))])
+    a, b = np.broadcast_to(a, (3, *matrix)), np.broadcast_to(b, (3, 4)).reshape(3, *[1] * (len(matrix) - 1), 4)
+    assert np.allclose(found, (a * b).sum(axis=-1), atol=1e-5)
+    wanted = slope[..., None] * b, (slope[..., None] * a).reshape(3, -1, 4).sum(axis=1)
+    for gradient, want in zip(gradients, (w for w, axis in zip(wanted, axes, strict=True) if axis == 0), strict=True):
+        assert np.allclose(gradient, want, atol=1e-5)
+
+
+def test_a_batch_of_vectors_is_one_product():
+    """The matrix is not repeated for each lane, which takes a CPU ten times as long; upstream still repeats it."""
+    matrix = mx.ones((5, 4))
+
+    def sizes(vmap):
+        found = []
+        read = lambda e: found.extend(i[1] for i in e["inputs"]) if e.get("name") == "Matmul" else None  # noqa: E731
+        mx.export_function(read, lambda v: [vmap(v)], mx.ones((7, 4)))
+        return found
+
+    assert [7, 5, 4] not in [list(s) for s in sizes(lambda v: vmap_list(lambda row: [matrix @ row], v)[0])]
+    assert [7, 5, 4] in [list(s) for s in sizes(mx.vmap(lambda row: matrix @ row))]

@@ -67,7 +67,7 @@ def test_trajectories_of_a_length_have_as_many_steps_as_it_takes():
 
 def test_the_acceptance_is_what_was_asked_for():
     for target in (0.6, 0.95):
-        post = hmc(model(), {"y": 1.5}, draws=50, warmup=300, chains=20, target_accept=target, key=3)
+        post = hmc(model(), {"y": 1.5}, draws=200, warmup=1000, chains=20, target_accept=target, key=3)
         assert abs(mx.mean(post.stats["accept"]).item() - target) < 0.06
 
 

@@ -29,12 +29,21 @@ RUNS = {
 }
 
 
+@pytest.fixture
+def exact():
+    """Without a cache: from it MLX hands out buffers that are up to twice as large as what was asked for."""
+    before = mx.set_cache_limit(0)
+    yield
+    mx.set_cache_limit(before)
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(mx.default_device().type != mx.cpu, reason="CUDA's small buffers are of a size of their own")
 @pytest.mark.parametrize("name", RUNS)
-def test_memory_grows_only_by_the_draws(name):
+def test_memory_grows_only_by_the_draws(exact, name):
     """While a run goes on, from its first thousand draws to its last, and in what is left of it.
 
-    A byte a draw is allowed beyond: what a graph that is not evaluated, or anything that is kept of each step, exceeds.
+    A graph that is not evaluated, or anything that is kept of each step, is more than the 5 kB that are allowed beyond.
     """
     sampler, model, size = RUNS[name]
     seen, left = [], []
@@ -53,5 +62,5 @@ def test_memory_grows_only_by_the_draws(name):
         seen = [(count, used) for count, used in seen if count >= min(draws, 1_000)]
     (first, begin), (last, end) = seen[0], seen[-1]
     assert last == MOST and first < 0.5 * MOST
-    assert end - begin <= (2 * size + 1) * (last - first) + 2_000
-    assert left[1] - left[0] <= 10_000
+    assert end - begin <= 2 * size * (last - first) + 5_000
+    assert left[1] - left[0] <= 5_000
