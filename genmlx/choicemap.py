@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.address import normalise
+from genmlx.display import mimebundle, pretty
 from genmlx.errors import AddressError, UnknownAddress, UsageError, nearest, one_of, show_address
 from genmlx.pytree import map_arrays, register
 from genmlx.selection import ALL, NONE, Selection, as_selection, select
@@ -179,6 +180,8 @@ class ChoiceMap:
         return mine.keys() == theirs.keys() and all(_equal(v, theirs[a]) for a, v in mine.items())
 
     __hash__ = None  # type: ignore[assignment]
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         if self.is_leaf:

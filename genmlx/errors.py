@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_OURS = tuple(os.path.join(os.path.dirname(_HERE), name) + os.sep for name in ("genmlx", "magics", "workbench"))
+_SHELL = f"{os.sep}IPython{os.sep}"
 
 
 class GenError(Exception):
@@ -145,8 +147,8 @@ def name_of(gen_fn: Any) -> str:
 
 
 def is_library_file(filename: str) -> bool:
-    """Whether a code object comes from this package (tests and doctests beside it do not count)."""
-    return filename.startswith(_HERE)
+    """Whether a code object comes from this project (tests and doctests beside it do not count)."""
+    return filename.startswith(_OURS)
 
 
 def user_line(traceback: TracebackType | None) -> str | None:
@@ -172,10 +174,11 @@ def show_line(filename: str, line: int) -> str:
 
 
 def caller_line() -> str | None:
-    """``file:line`` of the innermost running frame that is not this library's."""
+    """``file:line`` of the innermost running frame that is not this library's; None for a magic's own run."""
     frame = sys._getframe(1)
     while frame is not None:
-        if not is_library_file(frame.f_code.co_filename):
-            return show_line(frame.f_code.co_filename, frame.f_lineno)
+        filename = frame.f_code.co_filename
+        if not is_library_file(filename):
+            return None if _SHELL in filename else show_line(filename, frame.f_lineno)
         frame = frame.f_back
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
@@ -177,6 +178,9 @@ class GenTrace(Trace):
 class GenFn(GenerativeFunction):
     """A model: a handle that keeps its identity while its versions change. ``@gen`` makes it."""
 
+    orphan: str | None = None
+    """The file that no longer defines it, after a reload. It works as before, and its first call warns."""
+
     def __init__(self, function: Callable):
         self.params = ParamStore()
         self._version = Version(function, 1)
@@ -185,6 +189,7 @@ class GenFn(GenerativeFunction):
     def _describe(self, function: Callable) -> None:
         self.__name__, self.__qualname__ = function.__name__, function.__qualname__
         self.__module__, self.__doc__, self.__wrapped__ = function.__module__, function.__doc__, function
+        self.orphan, self._warned = None, False
 
     @property
     def version(self) -> Version:
@@ -196,14 +201,28 @@ class GenFn(GenerativeFunction):
 
     __signature__ = signature
 
-    def redefine(self, function: Callable) -> bool:
-        """Point this handle at a new body. An equal body changes nothing; False says so."""
+    def redefine(self, function: Callable, anew: bool = False) -> bool:
+        """Point this handle at a new body. An equal body changes nothing; False says so.
+
+        With ``anew`` it is a new version all the same, since something that it reads has changed.
+        """
         new = Version(function, self._version.number + 1)
-        changed = new.digest != self._version.digest
+        changed = anew or new.digest != self._version.digest
         if changed:
             self._version = new
         self._describe(function)
         return changed
+
+    def restore(self, version: Version) -> None:
+        """Point this handle at an earlier version again, as after a cell that failed."""
+        self._version = version
+        self._describe(version.function)
+
+    def getdoc(self) -> str:
+        """What IPython shows for ``model?``: the version, where it was defined, its sites, and the docstring."""
+        from genmlx.schema import describe
+
+        return describe(self)
 
     def bind(self, args: Any, kwargs: dict | None = None) -> tuple:
         if isinstance(args, Call):
@@ -227,6 +246,9 @@ class GenFn(GenerativeFunction):
         return Arguments(bound.args, bound.kwargs) if bound.kwargs else bound.args
 
     def __call__(self, *args: Any, **kwargs: Any) -> Call:
+        if self.orphan is not None and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.orphan} no longer defines {self.__name__}: {self._version!r} is used", stacklevel=2)
         if kwargs or len(args) != self._version.simple:
             self.bind(args, kwargs)
         return Call(self, args, kwargs)
@@ -315,6 +337,11 @@ def _retdiff(old: Trace, new: Trace) -> Any:
 _handles: WeakValueDictionary[tuple[str, str], GenFn] = WeakValueDictionary()
 
 
+def handles() -> list[GenFn]:
+    """Every model that lives and can be redefined by its name."""
+    return list(_handles.values())
+
+
 class _Gen:
     """``@gen`` turns a function into a model.
 
@@ -328,17 +355,17 @@ class _Gen:
         identity = (function.__module__, function.__qualname__)
         handle = None if "<" in function.__qualname__ else _handles.get(identity)
         if handle is None:
-            handle = self.new(function)
-            if "<" not in function.__qualname__:
-                _handles[identity] = handle
-        else:
-            handle.redefine(function)
+            return self.new(function)
+        handle.redefine(function)
         return handle
 
     def new(self, function: Callable) -> GenFn:
-        """A fresh handle, whatever the name."""
+        """A fresh handle, whatever the name, which later definitions of that name re-point."""
         _check(function)
-        return GenFn(function)
+        handle = GenFn(function)
+        if "<" not in function.__qualname__:
+            _handles[function.__module__, function.__qualname__] = handle
+        return handle
 
 
 def _check(function: Any) -> None:

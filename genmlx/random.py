@@ -82,6 +82,11 @@ def seed(n: int) -> None:
     _session.seed, _session.count = int(n) & _WORD, 0
 
 
+def session_seed() -> tuple[int, int]:
+    """The seed of the session's stream, and how many keys have been taken from it."""
+    return _session.seed, _session.count
+
+
 def next_key() -> mx.array:
     """The next key of the session's stream: SplitMix64 (Steele, Lea and Flood 2014) of seed and counter."""
     _session.count += 1

@@ -56,6 +56,11 @@ def taps(label: str | None = None) -> list[Tapped]:
     return [entry for entry in _ring if label is None or entry.label == label]
 
 
+def clear_taps() -> None:
+    """Forget what went by."""
+    _ring.clear()
+
+
 def add_sink(sink: Callable[[Tapped], Any]) -> Callable[[], None]:
     """Call ``sink(tapped)`` for every value from now on; gives the function that ends that."""
     _sinks.append(sink)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from genmlx.choicemap import ChoiceMap
+from genmlx.display import mimebundle, pretty
 from genmlx.pytree import register_slots
 from genmlx.versions import current_pins
 
@@ -110,6 +111,8 @@ class Trace:
     def choice_gradients(self, selection: Any = None, retval_grad: Any = None) -> Any:
         """See :meth:`GenerativeFunction.choice_gradients`."""
         return self.gen_fn.choice_gradients(self, selection, retval_grad)
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         from genmlx.choicemap import show_value

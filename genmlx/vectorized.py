@@ -14,6 +14,7 @@ import optree
 
 from genmlx.backend.mapping import vmap_list
 from genmlx.choicemap import ChoiceMap
+from genmlx.display import mimebundle, pretty
 from genmlx.edit import Edited, Request
 from genmlx.errors import GenError, ParameterError, UsageError
 from genmlx.gfi import (
@@ -186,6 +187,8 @@ class VectorizedTrace:
                 return _with_args(trace, self.args).choice_gradients(selection, retval_grad)
 
             return run(lane, self.n, None, self)
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         name = getattr(self.gen_fn, "__name__", self.gen_fn)

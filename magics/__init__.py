@@ -11,10 +11,21 @@ if TYPE_CHECKING:
 
 
 def load_ipython_extension(ip: InteractiveShell) -> None:
+    """Loading twice is loading once."""
+    from magics import comments
+    from magics.complete import Completer
+    from magics.session import session
     from magics.specs import SPECS, WHERE
+    from workbench import reload
 
+    if hasattr(ip, "_genmlx_session"):
+        return
     ip.push(eager_names(), interactive=False)
     LazyNames(ip).install()
+    session(ip).memory.install()
+    Completer(session(ip)).install()
+    comments.install(session(ip))
+    reload.install(session(ip))
     for name, spec in SPECS.items():
         ip.magics_manager.register_lazy(name, WHERE[name], spec.kind)
 
@@ -22,7 +33,8 @@ def load_ipython_extension(ip: InteractiveShell) -> None:
 def unload_ipython_extension(ip: InteractiveShell) -> None:
     """Take everything away again, except names that the user has given another value."""
     from magics.session import end_session
-    from magics.specs import SPECS
+    from magics.specs import SPECS, WHERE
+    from workbench.compat import forget_magic
 
     names: dict[str, Any] = eager_names()
     for hook in [hook for hook in ip.ast_transformers if isinstance(hook, LazyNames)]:
@@ -30,8 +42,5 @@ def unload_ipython_extension(ip: InteractiveShell) -> None:
         hook.remove()
     ip.drop_by_id(names)
     end_session(ip)
-    manager = ip.magics_manager
     for name in SPECS:
-        manager.lazy_magics.pop(name, None)
-        for magics in manager.magics.values():
-            magics.pop(name, None)
+        forget_magic(ip, name, WHERE[name])

@@ -123,8 +123,9 @@ class Completer:
         if isinstance(value, GenFn):
             from genmlx.schema import schema
 
-            return list(dict.fromkeys(_plain(site.address) for site in schema(value).sites))
-        addresses = getattr(value, "addresses", None) or getattr(getattr(value, "choices", None), "addresses", None)
+            written = schema(value)
+            return list(dict.fromkeys(_plain(site.address) for site in written.sites)) if written else []
+        addresses: Any = getattr(value, "addresses", None) or getattr(getattr(value, "choices", None), "addresses", None)
         return list(dict.fromkeys(_shown(a) for a in addresses()))[:200] if callable(addresses) else []
 
 

@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from IPython.core.error import UsageError
 
@@ -21,9 +21,9 @@ _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 class Option(NamedTuple):
     """An option: its spellings, the shortest first, what its value is called, and what it does.
 
-    ``value`` is None for a switch. With ``optional``, the value follows ``=`` or is left out. ``kind`` says what the
-    value is: an "expression" that is evaluated, a "name" to bind, a "word" of ``words`` or any, "text" as it stands,
-    or "addresses".
+    ``value`` is None for a switch. With ``optional``, the value follows ``=`` (or a space, where it is "text") or is
+    left out. ``kind`` says what the value is: an "expression" that is evaluated, a "name" to bind, a "word" of
+    ``words`` or any, "text" as it stands, or "addresses".
     """
 
     flags: tuple[str, ...]
@@ -40,7 +40,9 @@ class Option(NamedTuple):
 
     @property
     def shown(self) -> str:
-        value = "" if self.value is None else f"[={self.value}]" if self.optional else f" {self.value}"
+        value = "" if self.value is None else f" {self.value}"
+        if self.optional:
+            value = f" [{self.value}]" if self.kind == "text" else f"[={self.value}]"
         return ", ".join(self.flags) + value
 
 
@@ -52,7 +54,7 @@ class Spec(NamedTuple):
     summary: str
     options: tuple[Option, ...] = ()
     given: bool = False
-    kind: str = "line"  # "line", "cell" or "line_cell"
+    kind: Literal["line", "cell", "line_cell"] = "line"
     examples: tuple[str, ...] = ()
 
     @property
@@ -112,9 +114,12 @@ class Line:
         return Piece(self.text[start : self.words[-1].end], start)
 
     def word(self, option: str, default: str | None = None) -> str | None:
-        """The value of an option as it stands; the default when the option, or its optional value, is missing."""
+        """The value of an option as it stands, without quotes; the default when it is missing."""
         piece = self.options.get(option)
-        return default if piece is None else piece.text
+        if piece is None:
+            return default
+        text = piece.text
+        return text[1:-1] if len(text) > 1 and text[0] in "\"'" and text[0] == text[-1] else text
 
     def error(self, message: str, piece: Piece | None = None) -> UsageError:
         """An error that shows the line, with carets under the piece."""
@@ -149,7 +154,11 @@ class Line:
         piece = self.options.get(option)
         if piece is None:
             return None
-        return [self.address(part, namespace) for part in _split(piece, ",")]
+        return [self.address(part, namespace) for part in self.listed(piece)]
+
+    def listed(self, piece: Piece) -> list[Piece]:
+        """The parts of a piece between its commas."""
+        return _split(piece, ",")
 
     def address(self, piece: Piece, namespace: dict[str, Any]) -> tuple:
         """The address that is written as a name, ``name[i]``, a string, or a tuple."""
@@ -233,13 +242,14 @@ def _option(line: Line, pieces: list[Piece], i: int, text: str) -> int:
         if option.value is None:
             raise line.error(f"{flag} takes no value", piece)
         value = Piece(attached, piece.start + len(flag) + 1)
-    elif option.value is not None and not option.optional:
+    elif option.value is not None and (not option.optional or option.kind == "text"):
         last = _until(pieces, i)
-        if last == i:
+        if last == i and not option.optional:
             raise line.error(f"{flag} needs a value: {option.value}", piece)
         if option.kind in ("name", "word"):
             last = i + 1
-        value = Piece(text[pieces[i].start : pieces[last - 1].end], pieces[i].start)
+        if last > i:
+            value = Piece(text[pieces[i].start : pieces[last - 1].end], pieces[i].start)
         i = last
     if value is not None:
         if option.kind == "name" and not value.text.isidentifier():
@@ -369,6 +379,9 @@ def _address(node: ast.expr, value_of: Callable[[ast.expr], Any]) -> tuple | Non
         return (node.value,)
     if isinstance(node, ast.Tuple):
         return tuple(value_of(node))
+    if isinstance(node, ast.Attribute):
+        front = _address(node.value, value_of)
+        return None if front is None else (*front, node.attr)
     if isinstance(node, ast.Subscript):
         front = _address(node.value, value_of)
         if front is None:

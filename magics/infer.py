@@ -8,6 +8,7 @@ from typing import Any
 
 from IPython.core.magic import line_cell_magic, magics_class
 
+from magics.given import observations
 from magics.grammar import Given, Line, Piece, assignments, did_you_mean
 from magics.session import Session, SessionMagics, magic
 from magics.specs import INFER
@@ -89,7 +90,7 @@ class Plan:
             if not isinstance(self.call, GenerativeFunction):
                 what = f"{target.text} is {type(self.call).__name__}, not a model with its arguments"
             raise line.error(what, target)
-        self.observations = line.observations(names)
+        self.observations = observations(line, self.call, names)
         self.method = self._method()
         self.keywords = self._keywords()
         self.label = line.word("name")
@@ -154,7 +155,7 @@ class Plan:
         carried = self.line.options.get("carry")
         try:
             if carried is not None:
-                return self._carry(self.line.evaluate(carried, self.session.names))
+                return self._carry(carried)
             from workbench.live import watch
 
             with watch(self) as progress:
@@ -164,6 +165,24 @@ class Plan:
             if place is None:
                 raise
             raise self.line.error(f"given: {_unknown(error, self.call)}", place) from None
+
+    def _carry(self, piece: Piece) -> Any:
+        """The draws of another posterior in this model, moved by this method."""
+        from genmlx.inference import Posterior, carry
+
+        line = self.line
+        old = line.evaluate(piece, self.session.names)
+        if not isinstance(old, Posterior):
+            raise line.error(f"{piece.text} is {type(old).__name__}, not a posterior", piece)
+        word = line.words[0].text
+        if word not in ("nuts", "mh", "auto"):
+            raise line.error("--carry moves the draws by nuts, mh or auto", line.words[0])
+        given = self.observations if line.given else None
+        wanted = {"draws": "draws" in line, "key": "seed" in line}
+        own = {name: self.keywords[name] for name, asked in wanted.items() if asked}
+        result = carry(old, self.call, given, rejuvenate=word, **own)
+        self.notes += result.notes
+        return result
 
     def report(self, result: Any) -> Any:
         from workbench.report import Report

@@ -47,6 +47,8 @@ class Session:
         self.memory: MemoryLine = MemoryLine(self)
         self.pending: list[str] = []  # what the toolbar warns of: files that could not be loaded
         self.at_end: list[Callable[[], None]] = []  # what undoes the hooks that a part of the workbench has set
+        ip.configurables.append(self.settings)  # where %config looks
+        self.at_end.append(lambda: ip.configurables.remove(self.settings))
 
     @property
     def names(self) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class Session:
             f"peak {shown(peak)}",
             *[f"{name} {model.version}" for name, model in self.models()[-2:]],
         ]
-        last = self.names.get("_post")
+        last: Any = self.names.get("_post")
         if hasattr(last, "draws"):
             parts.append(f"post {last.chains}x{last.draws}")
         return " " + " - ".join([*parts, *self.pending])

@@ -12,13 +12,19 @@ GEN = Spec(
     "[NAME(PARAMS)]",
     "Define generative functions: of each top-level def of the cell, or with NAME(PARAMS) of the cell as a body.",
     (
-        Option(("--check",), "check the laws of the interface with these arguments, as (xs, ys)", "ARGS", "text"),
+        Option(
+            ("--check",),
+            "check the laws of the last one with these arguments, as (xs, ys), or of a call, as line(xs)",
+            "ARGS",
+            "text",
+            optional=True,
+        ),
         Option(("--show",), "show the sites, or the source", "WHAT", "word", ("sites", "src")),
         Option(("--new",), "a new function, also where one of this name exists"),
         QUIET,
     ),
     kind="cell",
-    examples=("%%gen", "%%gen --check (xs,)", "%%gen line(xs)"),
+    examples=("%%gen", "%%gen --check (xs,)", "%%gen line(xs)", "slope ~ normal(0, 10)   # in the cell"),
 )
 INFER = Spec(
     "infer",
@@ -33,17 +39,15 @@ INFER = Spec(
         Option(("--live",), "show the run as it goes", "MODE", "word", LIVE, optional=True),
         Option(("--every",), "seconds between two pictures of the run", "SEC"),
         Option(("--time",), "stop after so many seconds", "SEC"),
-        Option(("--until",), "stop when this holds, as 'rhat<1.01, ess>400'", "TEXT"),
+        Option(("--until",), "stop when this holds, as 'rhat<1.01, ess>400'", "TEXT", "text"),
         Option(("--target-accept",), "acceptance that warm-up aims at", "E"),
         Option(("--step",), "step size", "E"),
         Option(("--L",), "leapfrog steps of a trajectory", "E"),
         Option(("--particles",), "particles", "E"),
         Option(("--thin",), "keep every so many-th draw", "E"),
         Option(("--carry",), "start from the draws of a posterior of an earlier version", "POST"),
-        Option(("--resume",), "go on with a posterior: as many draws again, or -n more", "POST"),
-        Option(("--force",), "also where the posterior is of another version"),
-        Option(("--save",), "save the posterior to this file", "PATH"),
-        Option(("--name",), "a label for the run", "TEXT"),
+        Option(("--save",), "save the posterior to this file", "PATH", "text"),
+        Option(("--name",), "a label for the run", "TEXT", "text"),
         Option(("--dry-run",), "say what would run"),
         OUT,
         QUIET,
@@ -63,11 +67,11 @@ TRACE = Spec(
     (
         Option(("--set",), "update these choices", "ADDRESS=VALUE, ...", "text"),
         Option(("--redo",), "draw these choices again", "ADDRS", "addresses"),
-        Option(("--diff",), "the differences of two traces or choice maps"),
-        Option(("--rebase",), "the choices under the current version of the model"),
-        Option(("--lp",), "every log density"),
-        Option(("--max",), "rows to show", "N"),
-        Option(("--depth",), "levels to show", "D"),
+        Option(("--diff",), "the differences of two traces, choice maps or posteriors"),
+        Option(("--rebase",), "its choices under the current version of the model"),
+        Option(("--lp",), "every log density: nothing folded, arrays by element"),
+        Option(("--max",), "rows to show, in place of 40; nothing is folded", "N"),
+        Option(("--depth",), "levels to show, in place of 4", "D"),
         Option(("--stats",), "mean, deviation and range of arrays"),
         Option(("--src",), "the source of the model as well"),
         Option(("-s", "--seed"), "seed of the run", "E"),
@@ -80,6 +84,7 @@ TRACE = Spec(
         "%trace _tr --set slope=2.5",
         "%trace --diff a b",
         "%trace _tr y --max 50",
+        "%trace old --rebase -o new",
     ),
 )
 GFI = Spec(
@@ -150,7 +155,7 @@ TAPS = Spec(
     "taps",
     "[LABEL]",
     "The values that tap(value, label) has seen, the latest last.",
-    (Option(("--live",), "print each as it comes"), Option(("--clear",), "forget them")),
+    (Option(("--live",), "print each as it comes; once more ends that"), Option(("--clear",), "forget them")),
 )
 SEED = Spec("seed", "[N]", "Set the seed of the session's random numbers; without a number, show it.")
 BENCH = Spec(

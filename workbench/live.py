@@ -224,7 +224,7 @@ def svg(values: Any, width: int = 360, height: int = 28) -> str:
 def _per_chain(info: dict) -> list[list[str]]:
     """The numbers of each chain, for at most eight of them."""
     found = info.get("chains")
-    numbers = found() if callable(found) else {}
+    numbers: Any = found() if callable(found) else {}
     n = max((len(values) for values in numbers.values()), default=0)
     shared = {k: v for k, v in info.items() if k not in numbers and k not in ("rhat", "draws", "divergences")}
     return [_told({**shared, **{k: float(v[i]) if k != "divergences" else int(v[i]) for k, v in numbers.items()}})
@@ -234,7 +234,7 @@ def _per_chain(info: dict) -> list[list[str]]:
 def _watched(info: dict) -> list[tuple[str, Any, float]]:
     """Name, values ``[chains, draws]`` and R-hat of some numbers, the worst R-hat first."""
     found = info.get("watch")
-    values = found() if callable(found) else {}
+    values: Any = found() if callable(found) else {}
     if not values:
         return []
     import numpy as np

@@ -120,9 +120,9 @@ class MemoryLine:
             print(f"the memory line is off: {type(error).__name__}: {error}")
 
     def wanted(self, cell: dict[str, Any]) -> bool:
-        mode = self.session.settings.mem
-        batch = getattr(self.session.ip, "batch", False) or os.environ.get("GENMLX_CI") == "1"
-        if batch and os.environ.get("GENMLX_MEM") != "1":
+        ip, mode = self.session.ip, self.session.settings.mem
+        watched = hasattr(ip, "kernel") or (hasattr(ip, "pt_app") and not getattr(ip, "batch", False))
+        if (not watched or os.environ.get("GENMLX_CI") == "1") and os.environ.get("GENMLX_MEM") != "1":
             return False
         return mode == "line" or (mode == "auto" and notable(cell))
 

@@ -96,7 +96,9 @@ class GenShell(TerminalInteractiveShell):
             return super().check_complete(code)
         if not body.rpartition("\n")[2].strip():
             return "complete", ""
-        _, indent = super().check_complete(body)
+        from magics.sugar import assigned
+
+        _, indent = super().check_complete(assigned(body))
         return "incomplete", indent
 
     def _extra_prompt_options(self) -> dict[str, Any]:

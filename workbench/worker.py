@@ -151,6 +151,7 @@ def run_notebook(path: str, timeout: float, report: Path, out: Path | None) -> N
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
+    config.GenMagics.reload = False
     shell: Any = NotebookShell.instance(config=config)
     shell.extension_manager.load_extension("magics")
     shell.user_ns["__file__"] = path

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from html import escape
 from itertools import product
@@ -163,6 +163,15 @@ class Summary:
         sites = {**self._sites, site: {name: Row(name, *values) for name, values in named.items()}}
         return Summary(sites, self.chains, self.draws, (*self.notes, f"{site}: {note}"), self._trouble)
 
+    def with_error(self, lost: Mapping[Hashable, ArrayLike]) -> "Summary":
+        """With an error that the draws do not show: it adds what is `lost`, `[*event]` of a site, to 1/ess."""
+        sites = dict(self._sites)
+        for address, more in lost.items():
+            site = _text(address)
+            rows = zip(self._sites[site].values(), np.ravel(more).tolist(), strict=True)
+            sites[site] = {row.name: _less_sure(row, added) for row, added in rows}
+        return Summary(sites, self.chains, self.draws, self.notes, self._trouble)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -230,6 +239,11 @@ class Summary:
             *self.notes,
             *(f"! {line}" for line in self.warnings),
         ]
+
+
+def _less_sure(row: Row, lost: float) -> Row:
+    sizes = {name: 1 / (1 / row[name] + lost) for name in ("ess_bulk", "ess_tail")}
+    return replace(row, mcse_mean=math.hypot(row.mcse_mean, row.sd * math.sqrt(lost)), **sizes)
 
 
 def _text(address: Hashable) -> str:

@@ -1,5 +1,6 @@
 """Inference algorithms, one per file."""
 
+from genmlx.inference.carry import carry as carry
 from genmlx.inference.chains import run_kernel as run_kernel
 from genmlx.inference.elliptical_slice import elliptical_slice as elliptical_slice
 from genmlx.inference.elliptical_slice import elliptical_slice_kernel as elliptical_slice_kernel

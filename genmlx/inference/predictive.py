@@ -30,7 +30,8 @@ from genmlx.versions import pinned
 _LANES, _NUMBERS = 1024, 1 << 24
 """Draws of one batch at most, and numbers in its choices at most."""
 
-Draw = Callable[[Any, ChoiceMap], tuple[ChoiceMap, Any]]
+Draw = Callable[[Any, ChoiceMap], tuple[ChoiceMap, Any, dict]]
+"""``draw(key, latent choices) -> (choices, score, info)`` of one draw, with ``info`` a dict of numbers."""
 
 
 def predictive(
@@ -66,19 +67,19 @@ def predictive(
         anew, fixed = _chosen(call, posterior, addresses), posterior.observations
     given = fixed.without(anew)
 
-    def draw(key: Any, latent: ChoiceMap) -> tuple[ChoiceMap, Any]:
+    def draw(key: Any, latent: ChoiceMap) -> tuple[ChoiceMap, Any, dict]:
         # A new call may have dropped some observations, and that is fine; but not the latent choices.
         known = given.merge(latent.without(anew))
         trace, _ = call.gen_fn._generate(args, known, key)
         unknown = call.gen_fn.unvisited(trace, latent.without(anew)) if strict else []
         if unknown:
             raise unknown_address(unknown[0], call.gen_fn, trace.choices.addresses(), "the posterior")
-        return trace.choices.filter(anew), trace.score
+        return trace.choices.filter(anew), trace.score, {}
 
     checked_problem(call, None)
     with pinned(), gen_errors(call.gen_fn):
         args = call.gen_fn.own(call)
-        return _each_draw("predictive", posterior, draw, random.as_key(key), progress)
+        return each_draw("predictive", posterior, draw, random.as_key(key), progress)
 
 
 def log_likelihood(
@@ -106,18 +107,18 @@ def log_likelihood(
     else:
         chosen = _chosen(call, posterior, addresses)
 
-    def draw(key: Any, latent: ChoiceMap) -> tuple[ChoiceMap, Any]:
+    def draw(key: Any, latent: ChoiceMap) -> tuple[ChoiceMap, Any, dict]:
         known = observations.merge(latent)
         asked = known.filter(chosen).map(_asked)
         # Without a key nothing can be sampled: a choice that is not given raises.
         trace, _ = call.gen_fn._generate(args, known.merge(asked), key)
         call.gen_fn.require_visited(trace, known)
-        return trace.choices.filter(chosen), trace.score
+        return trace.choices.filter(chosen), trace.score, {}
 
     checked_problem(call, None)
     with pinned(), gen_errors(call.gen_fn):
         args = call.gen_fn.own(call)
-        return _each_draw("log_likelihood", posterior, draw, None, progress)
+        return each_draw("log_likelihood", posterior, draw, None, progress)
 
 
 def _asked(value: Any) -> Any:
@@ -146,7 +147,7 @@ def _chosen(call: Call, posterior: Posterior, addresses: Any) -> Selection:
     return select(*named)
 
 
-def _each_draw(algorithm: str, posterior: Posterior, draw: Draw, key: Any, progress: Callable | None) -> Posterior:
+def each_draw(algorithm: str, posterior: Posterior, draw: Draw, key: Any, progress: Callable | None) -> Posterior:
     """What ``draw`` gives for each draw of the posterior. A batch takes the chains side by side, some draws of each."""
     found = Draws()
     with Loop(algorithm, progress) as loop:
@@ -157,11 +158,11 @@ def _each_draw(algorithm: str, posterior: Posterior, draw: Draw, key: Any, progr
             execution = "handlers: one draw at a time, of a body that branches on its choices"
             found = Draws()
             _one_by_one(loop, posterior, draw, key, found)
-        values, present, log_joint, _ = found.finish()
+        values, present, log_joint, stats = found.finish()
     result = Posterior(
         values,
         present=present,
-        stats={},
+        stats=stats,
         log_joint=log_joint,
         algorithm=algorithm,
         status=loop.status,
@@ -184,10 +185,11 @@ def _in_batches(loop: Loop, posterior: Posterior, draw: Draw, key: Any, found: D
             begin, end = i * each, min((i + 1) * each, draws)
             lanes = (end - begin) * chains
             latent = _latent(posterior, begin, end)
-            choices, score = run(draw, lanes, keys[i], latent) if latent else _same(draw, lanes, keys[i])
+            choices, score, info = run(draw, lanes, keys[i], latent) if latent else _same(draw, lanes, keys[i])
             # The lanes are [draws, chains]: each column of them is a draw of all chains.
             columns = choices.map(lambda leaf, shape=(end - begin, chains): _unflattened(leaf, shape))
-            found.blocks.append((_columns(columns), _unflattened(score, (end - begin, chains)), {}))
+            numbers = {name: _unflattened(number, (end - begin, chains)) for name, number in info.items()}
+            found.blocks.append((_columns(columns), _unflattened(score, (end - begin, chains)), numbers))
             mx.eval(found.blocks[-1])
 
     loop.run("drawing", count, block)
@@ -232,25 +234,25 @@ def _one_by_one(loop: Loop, posterior: Posterior, draw: Draw, key: Any, found: D
     def block(start: int, stop: int) -> None:
         for i in range(start, stop):
             rows = [_alone(draw, posterior, chain, i, keys.next()) for chain in range(posterior.chains)]
-            found.add(*_side_by_side(rows), {})
+            found.add(*_side_by_side(rows))
         found.close_block()
 
     loop.run("drawing", posterior.draws, block)
 
 
-def _alone(draw: Draw, posterior: Posterior, chain: int, i: int, key: Any) -> tuple[ChoiceMap, Any]:
+def _alone(draw: Draw, posterior: Posterior, chain: int, i: int, key: Any) -> tuple[ChoiceMap, Any, dict]:
     own = [
         (a, posterior.values_at(a)[chain, i]) for a in posterior.addresses() if posterior.has(a)[chain, i].item()
     ]
     found = draw(key, from_items(own))
-    mx.eval([value_of(leaf) for _, leaf in found[0].items()], found[1])
+    mx.eval([value_of(leaf) for _, leaf in found[0].items()], *found[1:])
     return found
 
 
-def _side_by_side(rows: list[tuple[ChoiceMap, Any]]) -> tuple[ChoiceMap, mx.array]:
-    """The choices of one draw of every chain, masked where some chains lack them."""
+def _side_by_side(rows: list[tuple[ChoiceMap, Any, dict]]) -> tuple[ChoiceMap, mx.array, dict]:
+    """The choices of one draw of every chain, masked where some chains lack them; its score, and its info."""
     leaves: dict[tuple, list] = {}
-    for i, (choices, _) in enumerate(rows):
+    for i, (choices, _, _) in enumerate(rows):
         for address, leaf in choices.items():
             leaves.setdefault(address, [None] * len(rows))[i] = leaf
     joined = []
@@ -259,4 +261,5 @@ def _side_by_side(rows: list[tuple[ChoiceMap, Any]]) -> tuple[ChoiceMap, mx.arra
         value = mx.stack([mx.zeros_like(like) if leaf is None else leaf for leaf in column])
         active = mx.array([leaf is not None for leaf in column])
         joined.append((address, Masked(value, active)))
-    return from_items(joined), mx.stack([score for _, score in rows])
+    info = {name: mx.stack([mx.array(info[name]) for _, _, info in rows]) for name in rows[0][2]}
+    return from_items(joined), mx.stack([score for _, score, _ in rows]), info
