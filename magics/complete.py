@@ -125,8 +125,9 @@ class Completer:
 
             written = schema(value)
             return list(dict.fromkeys(_plain(site.address) for site in written.sites)) if written else []
-        addresses: Any = getattr(value, "addresses", None) or getattr(getattr(value, "choices", None), "addresses", None)
-        return list(dict.fromkeys(_shown(a) for a in addresses()))[:200] if callable(addresses) else []
+        choices = getattr(value, "choices", None)
+        addresses: Any = getattr(value, "addresses", None) or getattr(choices, "addresses", None)
+        return [*dict.fromkeys(_shown(a) for a in addresses())][:200] if addresses is not None else []
 
 
 def _slots(value: Any) -> Any:

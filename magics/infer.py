@@ -180,9 +180,7 @@ class Plan:
         given = self.observations if line.given else None
         wanted = {"draws": "draws" in line, "key": "seed" in line}
         own = {name: self.keywords[name] for name, asked in wanted.items() if asked}
-        result = carry(old, self.call, given, rejuvenate=word, **own)
-        self.notes += result.notes
-        return result
+        return carry(old, self.call, given, rejuvenate=word, **own)
 
     def report(self, result: Any) -> Any:
         from workbench.report import Report

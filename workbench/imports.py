@@ -19,7 +19,7 @@ def imports_of(tree: ast.Module, package: str) -> Imports:
 
     >>> found = imports_of(ast.parse("import a.b\\nfrom .priors import tau as t"), "study")
     >>> sorted(found.modules), sorted(found.names)
-    (['a', 'a.b', 'study.priors', 'study.priors.tau'], ['a', 't'])
+    (['a', 'a.b', 'study', 'study.priors', 'study.priors.tau'], ['a', 't'])
     """
     modules: set[str] = set()
     names: set[str] = set()

@@ -348,8 +348,8 @@ class Reloader:
         for model, before, after, _ in changes.models:
             schemas = []
             for version, text in ((before, old), (after, new)):
-                node = text.function(model.__qualname__) if version is not None else None
-                schemas.append(None if node is None else read(version.function, node))
+                node = text.function(model.__qualname__)
+                schemas.append(None if version is None or node is None else read(version.function, node))
             for line in site_changes(*schemas):
                 self.say(f"  {model.__name__}: {line}")
 

@@ -31,7 +31,7 @@ def test_reading_a_leaf_and_a_sub_map():
 
 
 def test_leaves_are_counted_and_prefixes_are_not():
-    """SPECS 12: x holds two leaves and one sub-map."""
+    """Case 12: x holds two leaves and one sub-map."""
     cm = choicemap({"y": 1.0, ("x", 1): 2.0, ("x", 2): 3.0, ("x", 3, "z"): 4.0})
     assert len(cm) == 4
     assert len(cm["x"]) == 3

@@ -114,7 +114,7 @@ def test_regenerate_where_a_branch_may_flip(selection):
 
 
 def test_propose_is_the_acceptance_ratio():
-    """Mistake 2 and SPECS 39: the ratio written out by hand, for a move that is not symmetric."""
+    """Mistake 2 and case 39: the ratio written out by hand, for a move that is not symmetric."""
     tr, _ = point(0.0).generate({"x": 1.0, "y": 2.0})
     for key in range(4):
         new, weight, backward = there_and_back(tr, Propose(drift, drift), key=key)
@@ -124,7 +124,7 @@ def test_propose_is_the_acceptance_ratio():
 
 
 def test_propose_with_a_fixed_value():
-    """SPECS 39: N(0, 1), proposal N(x + 0.5, 1), from 0 to 1: log alpha = -1.5."""
+    """Case 39: N(0, 1), proposal N(x + 0.5, 1), from 0 to 1: log alpha = -1.5."""
 
     @gen
     def target():

@@ -269,7 +269,7 @@ CLASSES = [c for c in vars(all_errors).values() if isinstance(c, type) and issub
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_is_a_gen_error_with_its_facts(kind):
-    """API.md: errors subclass GenError and carry address, gen_fn, suggestions; here also through a pickle."""
+    """Errors subclass GenError and carry address, gen_fn, suggestions; here also through a pickle."""
     error = kind("what", address=("y", 3), gen_fn=None, expected="that", hint="this", suggestions=[("y", 2)])
     assert error.address == ("y", 3) and error.suggestions == (("y", 2),) and error.gen_fn is None
     text = str(error)

@@ -198,7 +198,7 @@ class WrappedTrace(Trace):
 
 
 def test_simulate_a_leaf():
-    """SPECS 1. Would catch a score of the other outcome, and a retval that is not the choice."""
+    """Case 1. Would catch a score of the other outcome, and a retval that is not the choice."""
     seen = set()
     for seed in range(20):
         tr = foo.simulate((0.4,), key=seed)
@@ -210,7 +210,7 @@ def test_simulate_a_leaf():
 
 
 def test_update_across_a_branch():
-    """SPECS 2. Would catch a weight that is only a score difference, and a discard without the removed choice."""
+    """Case 2. Would catch a weight that is only a score difference, and a discard without the removed choice."""
     tr, weight = bar().generate({"a": 0, "b": 1, "c": 0, "e": 1})
     assert number(tr.score) == pytest.approx(math.log(0.0784), abs=1e-5) == number(weight)
     new, weight, _, discard = tr.update({"b": 0, "d": 1})
@@ -229,7 +229,7 @@ def test_update_that_samples_fresh():
 
 
 def test_regenerate_mixed():
-    """SPECS 4. Nothing that is retained changes its density, so the weight is 0 whether b flips or stays."""
+    """Case 4. Nothing that is retained changes its density, so the weight is 0 whether b flips or stays."""
     tr, _ = bar().generate({"a": 0, "b": 1, "c": 0, "e": 1})
     flipped = set()
     for seed in range(20):
@@ -254,7 +254,7 @@ def test_regenerate_counts_what_depends_on_the_selected():
 
 
 def test_update_of_a_parent():
-    """SPECS 6. The discard holds a and nothing under data."""
+    """Case 6. The discard holds a and nothing under data."""
     tr, _ = loopy().generate({"a": 0.0, **{("data", i): 0.0 for i in range(5)}})
     assert number(tr.score) == pytest.approx(-5.513631, abs=1e-5)
     new, weight, _, discard = tr.update({"a": 1.0})
@@ -264,7 +264,7 @@ def test_update_of_a_parent():
 
 
 def test_update_that_shrinks():
-    """SPECS 7. The discard has k and what was removed, not the value that stays."""
+    """Case 7. The discard has k and what was removed, not the value that stays."""
     tr, _ = hierarchical().generate({"k": 3, "value": {0: 0.1, 1: 0.2, 2: 0.3}})
     new, weight, _, discard = tr.update({"k": 1})
     assert discard == choicemap({"k": 3, ("value", 1): 0.2, ("value", 2): 0.3})
@@ -273,7 +273,7 @@ def test_update_that_shrinks():
 
 
 def test_project():
-    """SPECS 11. Gen.jl#257 returned 0 for an address that is not there."""
+    """Case 11. Gen.jl#257 returned 0 for an address that is not there."""
 
     @gen
     def inner():
@@ -296,7 +296,7 @@ def test_project():
 
 
 def test_what_an_address_means():
-    """SPECS 12: one leaf at the root; x holds two leaves and one sub-map; a call's address gives its return value."""
+    """Case 12: one leaf at the root; x holds two leaves and one sub-map; a call's address gives its return value."""
 
     @gen
     def deep():
@@ -323,7 +323,7 @@ def test_what_an_address_means():
 
 
 def test_optional_arguments():
-    """SPECS 15. args holds the defaults."""
+    """Case 15. args holds the defaults."""
     assert optional.simulate((1,)).args == (1, 2, 3)
     assert number(optional(1).generate({"a": 5.0}).weight) == pytest.approx(-1.418939, abs=1e-6)
     assert optional(1, z=0).simulate().args == (1, 2, 0)
@@ -335,7 +335,7 @@ def test_optional_arguments():
 
 @zoo
 def test_generate_extremes(model, args):
-    """SPECS 13. Without constraints weight 0; with all of them weight = score = assess; with some, their sum."""
+    """Case 13. Without constraints weight 0; with all of them weight = score = assess; with some, their sum."""
     tr, weight = model.generate(args, key=3)
     assert number(weight) == 0.0
     full = model.generate(args, tr.choices, key=4)
@@ -353,7 +353,7 @@ def test_generate_extremes(model, args):
 
 @zoo
 def test_update_inverse(model, args):
-    """SPECS 14. Where nothing was sampled fresh, updating back with the discard restores choices and weight."""
+    """Case 14. Where nothing was sampled fresh, updating back with the discard restores choices and weight."""
     tr, other = model.simulate(args, key=1), model.simulate(args, key=2)
     new, weight, _, discard = tr.update(other.choices)
     assert new.choices == other.choices
@@ -375,7 +375,7 @@ def test_regenerate_extremes(model, args):
 
 @zoo
 def test_propose_and_the_two_ways_to_call(model, args):
-    """API.md: explicit arguments and calls are the same operations."""
+    """Explicit arguments and calls are the same operations."""
     choices, weight, retval = model.propose(args, key=3)
     assert number(weight) == pytest.approx(number(model.assess(args, choices).score), abs=1e-5)
     call = model(*args)
@@ -405,7 +405,7 @@ def _operations(strict):
 
 @pytest.mark.parametrize("operation", list(_operations(True)))
 def test_an_unknown_address_raises_with_the_nearest(operation):
-    """SPECS 16. Would catch a constraint or a selection that is dropped without a word."""
+    """Case 16. Would catch a constraint or a selection that is dropped without a word."""
     with pytest.raises(UnknownAddress) as info:
         _operations(True)[operation]()
     error, text = info.value, str(info.value)
@@ -491,7 +491,7 @@ def test_a_duplicate_address_names_both_lines():
 
 @pytest.mark.parametrize("order", ["leaf first", "leaf last"])
 def test_a_prefix_collision_names_both_lines(order):
-    """SPECS 12. "x" as a leaf and ("x", 1) in one run, in either order, two levels apart too."""
+    """Case 12. "x" as a leaf and ("x", 1) in one run, in either order, two levels apart too."""
 
     @gen
     def model(deep):
@@ -931,7 +931,7 @@ KINDS = {
     "operation", ["simulate", "generate", "assess", "propose", "update", "regenerate", "gradients"]
 )
 def test_the_handler_stack_is_clean_after_an_exception(kind, operation):
-    """SPECS 12. Would catch a handler that is popped without ``finally``: the next trace would land in the dead run."""
+    """Case 12. Would catch a handler that is popped without ``finally``: the next trace would land in the dead run."""
     armed = [False]
     failing = _failing(kind).__wrapped__
 

@@ -1,4 +1,4 @@
-"""choice_gradients against SPECS 9, closed forms, and central differences of assess."""
+"""choice_gradients against case 9, closed forms, and central differences of assess."""
 
 import inspect
 import math
@@ -34,7 +34,7 @@ FOO = {"a": 2.0, "b": 3.0, ("bar", "z"): 4.0, "out": 5.0}
 
 
 def test_the_case_of_gen():
-    """SPECS 9. Would catch a nested model left out of the chain rule, or retval_grad left out or doubled."""
+    """Case 9. Would catch a nested model left out of the chain rule, or retval_grad left out or doubled."""
     tr, _ = foo(1.0).generate(FOO)
     assert tr.score.item() == pytest.approx(-487.175754, rel=1e-6)
     args, choices, gradients = tr.choice_gradients(select("a", "bar", "out"), retval_grad=2.0)

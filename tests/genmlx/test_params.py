@@ -27,7 +27,7 @@ def spec_10():
 
 
 def test_gradients_of_nested_parameters():
-    """SPECS 10: 2 and 6. Each goes to the store of the model that declares it."""
+    """Case 10: 2 and 6. Each goes to the store of the model that declares it."""
     foo, bar, tr = spec_10()
     accumulate_param_gradients(tr, retval_grad=2.0)
     assert bar.params.gradient("theta1").item() == pytest.approx(2.0)
@@ -37,7 +37,7 @@ def test_gradients_of_nested_parameters():
 
 @pytest.mark.parametrize("how", ["splice", "trace", "deep"])
 def test_a_parameter_of_a_callee(how):
-    """SPECS 10: foo = splice(baz()), baz = theta: retval_grad 2 gives 2, in baz's store. Step 0.001 of gradient 1."""
+    """Case 10: foo = splice(baz()), baz = theta: retval_grad 2 gives 2, in baz's store. Step 0.001 of gradient 1."""
 
     @gen
     def baz():

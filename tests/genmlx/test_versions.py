@@ -1,4 +1,4 @@
-"""Handles and versions: WORKBENCH.md section 3.2, R1 to R8, and the acceptance tests that need no shell."""
+"""Handles and versions, without a shell."""
 
 import math
 import sys

@@ -70,7 +70,8 @@ def nb(ip, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     ip.run_line_magic("load_ext", "magics")
     ip._genmlx_session.settings.mem = "off"
-    ip._genmlx_session.reloader.left.add(__name__)
+    # What the tests themselves are made of is this project's as well.
+    ip._genmlx_session.reloader.left.update(name for name in before if is_project(name, sys.modules[name]))
     yield Notebook(ip, tmp_path)
     ip.run_line_magic("unload_ext", "magics")
     ip.reset(new_session=False)

@@ -11,7 +11,7 @@ from genmlx.dist import half_cauchy
 
 @gen
 def conjugates():
-    """Four conjugate pairs, independent of each other: SPECS 40."""
+    """Four conjugate pairs, independent of each other: case 40."""
     mu = trace("mu", normal(0, 1))
     trace("x", normal(mu * mx.ones(10), 1.0))
     trace("k", binomial(20, trace("p", beta(1, 1))))

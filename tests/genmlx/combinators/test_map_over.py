@@ -1,4 +1,4 @@
-"""map_over: SPECS 23 and 25; columns, and which elements an update runs."""
+"""map_over: cases 23 and 25; columns, and which elements an update runs."""
 
 import mlx.core as mx
 import numpy as np
@@ -30,7 +30,7 @@ XS, YS = [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0]
 
 
 def test_generate():
-    """SPECS 23."""
+    """Case 23."""
     tr, weight = pairs.generate((XS[:2], YS[:2]), {(0, "z"): 1.1, (1, "z"): 2.2})
     assert tr.score.item() == weight.item() == close(-13.262877)
     assert [r.item() for r in tr.retval] == [close(2.1), close(3.2)]
@@ -40,7 +40,7 @@ def test_generate():
 
 @pytest.mark.parametrize("diffs", [[VectorDiff({0}), NoChange], None], ids=["given", "compared"])
 def test_one_changed_element(diffs):
-    """SPECS 25: one element changed is one run, told or found."""
+    """Case 25: one element changed is one run, told or found."""
     tr, _ = pairs.generate((XS[:2], YS[:2]), {(0, "z"): 1.1, (1, "z"): 2.2})
     runs.clear()
     new, weight, retdiff, discard = tr.update({}, ([-1.0, 2.0], YS[:2]), diffs)

@@ -1,4 +1,4 @@
-"""mask: SPECS 29, alone and with flags that differ between lanes."""
+"""mask: case 29, alone and with flags that differ between lanes."""
 
 import mlx.core as mx
 import pytest
@@ -52,7 +52,7 @@ def start(active):
     ],
 )
 def test_transitions(before, after, given, expected):
-    """SPECS 29, alone and as the lanes of a batch that hold all four transitions."""
+    """Case 29, alone and as the lanes of a batch that hold all four transitions."""
     tr = start(before)
     runs.clear()
     new, weight, _, discard = tr.update(given, (after, 0.2), key=1)
@@ -78,7 +78,7 @@ def test_transitions(before, after, given, expected):
 
 
 def test_generate():
-    """SPECS 29: a constraint on what is not there is ignored, whatever it names."""
+    """Case 29: a constraint on what is not there is ignored, whatever it names."""
     tr, weight = masked.generate((False, 0.2), {"z": 0.7})
     assert weight.item() == 0 and tr.score.item() == 0 and tr.choices.is_empty and tr.retval is None
     assert masked.generate((True, 0.2), {"z": 0.7}).weight.item() == close(V)

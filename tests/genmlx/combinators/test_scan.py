@@ -1,4 +1,4 @@
-"""scan: SPECS 32; the shapes of its sequences, and which steps an update runs."""
+"""scan: case 32; the shapes of its sequences, and which steps an update runs."""
 
 import mlx.core as mx
 import pytest
@@ -28,7 +28,7 @@ START = {(0, "b"): 1.0, (1, "b"): 2.0, (2, "b"): 3.0}
 
 
 def test_iterate():
-    """SPECS 32: iterate(+1) four times from 0."""
+    """Case 32: iterate(+1) four times from 0."""
     up = scan(gen.new(lambda n, _: (n + 1, n + 1)))
     carry, outs = up.simulate((0, [None] * 4)).retval
     assert [0, *outs] == [0, 1, 2, 3, 4] and carry == 4
@@ -50,7 +50,7 @@ def test_differing_lengths():
 
 
 def test_a_leaf_moves_its_successor():
-    """SPECS 32: b[1] = 99 makes b[2] impossible in all but name; the step after it is not touched."""
+    """Case 32: b[1] = 99 makes b[2] impossible in all but name; the step after it is not touched."""
     tr, _ = sums.generate((0.0, [0.1, 0.2, 0.3, 0.4]), START | {(3, "b"): 4.0})
     runs.clear()
     new, weight, retdiff, discard = tr.update({(1, "b"): 99.0})

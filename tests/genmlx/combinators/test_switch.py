@@ -1,4 +1,4 @@
-"""switch: SPECS 26 and 27; indices that are known, traced and changed."""
+"""switch: cases 26 and 27; indices that are known, traced and changed."""
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,7 @@ either = switch(zero, one)
 
 
 def test_generate_and_flip():
-    """SPECS 26: the shared address is carried, so nothing is discarded and nothing is fresh."""
+    """Case 26: the shared address is carried, so nothing is discarded and nothing is fresh."""
     tr, weight = either.generate((1, 5.0, 3.0), {"z": 5.0})
     assert weight.item() == close(-4.017551) and runs == [1]
     assert tr.choices == choicemap(z=5.0) and tr.retval.item() == 5.0
@@ -45,7 +45,7 @@ def test_generate_and_flip():
 
 @pytest.mark.parametrize("index, dz, dstd", [(0, -0.222222, -0.185185), (1, 0.111111, -0.296296)])
 def test_gradients(index, dz, dstd):
-    """SPECS 26, with an index that the host knows and with one that is traced."""
+    """Case 26, with an index that the host knows and with one that is traced."""
     for std in (3.0, 3):
         tr, _ = either.generate((index, 5, 3, std), {"z": 10.0})
         (none, _, _, found), _, gradients = tr.choice_gradients("z")
@@ -90,7 +90,7 @@ OLD = {"z": 0.1, "m": 0.2, ("q", "z"): 0.3, ("q", "q", "z"): 0.4}
 
 
 def test_discard():
-    """SPECS 27: what was overwritten and what was removed; ("q", "z") is in both branches, and kept."""
+    """Case 27: what was overwritten and what was removed; ("q", "z") is in both branches, and kept."""
     tr, _ = switch(short, long).generate((1,), OLD)
     new, weight, _, discard = tr.update({"z": 10.0}, (0,))
     assert numbers(discard) == {("z",): close(0.1), ("m",): close(0.2), ("q", "q", "z"): close(0.4)}

@@ -1,4 +1,4 @@
-"""unfold: SPECS 17, 18, 20, 21, 22; growth, shrinking, and which steps an update runs."""
+"""unfold: cases 17, 18, 20, 21, 22; growth, shrinking, and which steps an update runs."""
 
 import mlx.core as mx
 import pytest
@@ -28,7 +28,7 @@ SHORT = (2, 0.1, 0.2, 0.3)
 
 
 def test_generate():
-    """SPECS 17."""
+    """Case 17."""
     tr, weight = walk.generate((3, 0.1, 0.2, 0.3), {0: 1.1, 2: 1.3})
     x2 = tr.choices[1].item()
     assert weight.item() == close(N(1.1, 0.32) + N(1.3, 0.2 * x2 + 0.3))
@@ -37,7 +37,7 @@ def test_generate():
 
 @pytest.mark.parametrize("alpha, expected", [(0.2, -1.344739), (0.5, -0.867289)])
 def test_grow(alpha, expected):
-    """SPECS 18: with and without a change of the shared argument."""
+    """Case 18: with and without a change of the shared argument."""
     tr, weight = walk.generate(SHORT, {0: 1.1, 1: 1.2})
     assert weight.item() == close(-2.373277)
     new, weight, retdiff, discard = tr.update({1: 1.3, 2: 1.4}, (3, 0.1, alpha, 0.3))
@@ -47,7 +47,7 @@ def test_grow(alpha, expected):
 
 
 def test_grow_with_a_hole():
-    """SPECS 20. A weight that is the difference of the scores would count the fresh step too."""
+    """Case 20. A weight that is the difference of the scores would count the fresh step too."""
     tr, _ = walk.generate(SHORT, {0: 1.1, 1: 1.2})
     new, weight, _, discard = tr.update({3: 1.3}, (4, 0.1, 0.5, 0.3), key=1)
     x3 = new.choices[2].item()
@@ -57,7 +57,7 @@ def test_grow_with_a_hole():
 
 
 def test_no_change_and_a_changed_start():
-    """SPECS 21."""
+    """Case 21."""
     tr, _ = counted.generate(SHORT, {(0, "x"): 1.1, (1, "x"): 1.2})
     runs.clear()
     for args, argdiffs in ((None, None), (SHORT, None), (SHORT, [NoChange] * 4)):
@@ -100,7 +100,7 @@ def test_scores_stay_exact_over_many_small_updates():
 
 
 def test_gradient_through_ten_steps():
-    """SPECS 22: d out / d init = 2^10, and shared arguments against finite differences."""
+    """Case 22: d out / d init = 2^10, and shared arguments against finite differences."""
     double = unfold(gen.new(lambda t, x: 2 * x))
     tr = double.simulate((10, 1.5))
     (n, init), _, _ = tr.choice_gradients(select.none(), retval_grad=[mx.array(0.0)] * 9 + [mx.array(1.0)])

@@ -72,7 +72,7 @@ def test_the_acceptance_is_what_was_asked_for():
 
 
 def test_the_model_is_traced_a_constant_number_of_times():
-    """SPECS 51."""
+    """Case 51."""
     runs = []
 
     @gen

@@ -54,7 +54,7 @@ def test_conjugate_normal():
 
 
 def test_ten_observations():
-    """SPECS 40: mean 0.454545, sd 0.301511, log ML -10.501969."""
+    """Case 40: mean 0.454545, sd 0.301511, log ML -10.501969."""
 
     @gen
     def model():
@@ -100,7 +100,7 @@ def categories():
 
 @pytest.mark.parametrize("problem", [bernoullis, poissons, categories])
 def test_conjugate_pairs(problem):
-    """SPECS 40: log evidences of beta-Bernoulli, gamma-Poisson and Dirichlet-categorical."""
+    """Case 40: log evidences of beta-Bernoulli, gamma-Poisson and Dirichlet-categorical."""
     call, observations, log_ml, means = problem()
     result = importance_sampling(call, observations, particles=40_000, key=3)
     assert abs(result.log_ml.item() - log_ml) < 4 * evidence_error(result) < 0.06

@@ -53,7 +53,7 @@ def world_swap(shift):
 
 
 def test_reversible_jump():
-    """SPECS 34: from (T, y = 0.5) always accepted, with z = 0.5 and log ratio 0."""
+    """Case 34: from (T, y = 0.5) always accepted, with z = 0.5 and log ratio 0."""
     tr, _ = two_worlds().generate({"x": 1, "y": 0.5})
     new, weight = SymmetricTranslator(None, world_swap(0.0))(tr, check=True)
     assert weight.item() == pytest.approx(0.0, abs=1e-6)
@@ -64,7 +64,7 @@ def test_reversible_jump():
 
 
 def test_the_check_fails_a_map_that_is_no_involution():
-    """SPECS 34: y + 0.1 both ways is one-to-one but not its own inverse; the error names the choice."""
+    """Case 34: y + 0.1 both ways is one-to-one but not its own inverse; the error names the choice."""
     tr, _ = two_worlds().generate({"x": 1, "y": 0.5})
     kernel = involutive_kernel(None, world_swap(0.1), check=True)
     with pytest.raises(RoundTripError, match="not the same after the way there and back") as caught:

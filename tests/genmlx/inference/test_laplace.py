@@ -33,7 +33,7 @@ def rate():
 
 
 def test_a_normal_posterior_is_exact():
-    """SPECS 40: mean .454545, sd .301511, log ML -10.501969."""
+    """Case 40: mean .454545, sd .301511, log ML -10.501969."""
     found = laplace(conjugate(), {("y", i): 0.5 for i in range(10)}, key=KEY)
     assert found.mode["mu"].item() == pytest.approx(0.454545, abs=2e-6)
     assert found.std("mu").item() == pytest.approx(0.301511, abs=2e-6)

@@ -1,4 +1,4 @@
-"""The integrator: SPECS 38, reversibility and order, and the metrics it moves in."""
+"""The integrator: case 38, reversibility and order, and the metrics it moves in."""
 
 import math
 
@@ -46,7 +46,7 @@ def energy(point, momentum, metric):
     ],
 )
 def test_the_numbers_of_a_standard_normal(step_size, steps, q, p, change):
-    """SPECS 38. Catches a first gradient used again in the last half kick, and a missing half."""
+    """Case 38. Catches a first gradient used again in the last half kick, and a missing half."""
     point, momentum = trajectory([[1.0]], [[0.5]], step_size, steps, unit(1))
     if q is not None:
         assert point.position.item() == pytest.approx(q, abs=1e-9)

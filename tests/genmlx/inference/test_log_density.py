@@ -432,7 +432,7 @@ def angle_evidence():
     ],
 )
 def test_evidence_is_the_integral_over_the_vector(call, observations, log_ml):
-    """SPECS 40 and two of our own; catches a constant that is lost on the way."""
+    """Case 40 and two of our own; catches a constant that is lost on the way."""
     density = LogDensity(call, observations)
     low, high = (-3.0, 3.0) if density.addresses.get(("a",)) else (-16.0, 16.0)
     assert math.log(grid_integral(density, low, high)) == pytest.approx(log_ml, abs=5e-4)
@@ -492,7 +492,7 @@ def test_only_so_many_graphs_are_kept():
 
 
 def test_the_body_is_not_run_by_a_replay():
-    """SPECS 51 for a density: the runs of the body do not grow with the calls."""
+    """Case 51 for a density: the runs of the body do not grow with the calls."""
     runs = []
 
     @gen
@@ -645,7 +645,7 @@ def test_shapes_that_change_are_named():
 
 
 def test_host_values_of_latents_are_refused_with_their_line():
-    """DESIGN 5.13: alone under mx.grad the value would become a constant without a word."""
+    """Alone under mx.grad the value would become a constant without a word."""
 
     @gen
     def hosted():

@@ -19,7 +19,7 @@ def standard(u):
 
 
 def test_the_log_ratio_of_a_standard_normal():
-    """SPECS 39: tau = 0.1, that is a step size of sqrt(0.2), from 1 to 0.5."""
+    """Case 39: tau = 0.1, that is a step size of sqrt(0.2), from 1 to 0.5."""
     old, new = (evaluate(standard, mx.array([[x]])) for x in (1.0, 0.5))
     assert log_acceptance(old, new, 0.2**0.5, identity_metric(1)).item() == pytest.approx(0.01875, abs=1e-6)
 

@@ -72,7 +72,7 @@ def test_the_mode_of_a_normal():
     ],
 )
 def test_the_mode_is_that_of_the_density_of_the_latents(call, observations, address, mode):
-    """SPECS-like closed forms on every kind of support. A search that keeps the Jacobian of the unconstrained
+    """textbook closed forms on every kind of support. A search that keeps the Jacobian of the unconstrained
     coordinates finds the other mode, a tenth away."""
     best = map_optimize(call, observations, key=KEY)
     np.testing.assert_allclose(np.array(best.trace[address]), mode, rtol=4e-4)

@@ -66,7 +66,7 @@ def test_conjugate_normal(how, chains, draws):
 
 
 def test_the_log_ratio_of_a_shifted_proposal():
-    """SPECS 39: target N(0, 1), proposal N(x + 0.5, 1), from 0 to 1: log alpha is -1.5."""
+    """Case 39: target N(0, 1), proposal N(x + 0.5, 1), from 0 to 1: log alpha is -1.5."""
 
     @gen
     def target():
@@ -229,7 +229,7 @@ def test_an_observation_that_a_branch_does_not_visit():
 
 
 def test_the_prior_of_everything_is_always_accepted():
-    """SPECS 39: without an observation the ratio of a regeneration is 1."""
+    """Case 39: without an observation the ratio of a regeneration is 1."""
     post = mh(conjugate(), draws=300, chains=3, key=9)
     assert mx.all(post.stats["accept"]).item()
     assert len(set(post["mu"][0].tolist())) == 300

@@ -276,7 +276,7 @@ def test_observations_never_move():
 
 
 def test_the_model_is_traced_a_constant_number_of_times():
-    """SPECS 51: not once per leapfrog step, per draw or per chain."""
+    """Case 51: not once per leapfrog step, per draw or per chain."""
     runs = []
 
     @gen

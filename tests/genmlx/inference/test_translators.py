@@ -55,7 +55,7 @@ pair_bijections(to_polar, to_cartesian)
 
 @pytest.mark.parametrize("x, weight", [(2.0, 1.5 - 2 * math.log(2)), (1.0, math.log(2) - 0.5)])
 def test_cartesian_to_polar(x, weight):
-    """SPECS 35: log p_polar - log p_cartesian + log 1/r. The Jacobian turned round is off by 2 log r."""
+    """Case 35: log p_polar - log p_cartesian + log 1/r. The Jacobian turned round is off by 2 log r."""
     expected = stats.invgamma(1).logpdf(x) - math.log(math.pi) - log_normal_density(np.array([x, 0]), 0, 1).sum()
     assert expected - math.log(x) == pytest.approx(weight)
     tr, _ = cartesian().generate({"x": x, "y": 0.0})
@@ -307,7 +307,7 @@ def propose_z(tr):
 
 
 def test_extending_an_unfold():
-    """SPECS 37: the likelihood cancels against the proposal, w = N(z; 0, 1); alone and in a batch."""
+    """Case 37: the likelihood cancels against the proposal, w = N(z; 0, 1); alone and in a batch."""
     translator = SimpleExtendingTranslator((2, 0.0), observations={(1, "x"): 5.0}, q_forward=propose_z)
     tr, _ = chain(1, 0.0).generate({(0, "x"): 5.0}, key=1)
     new, weight = translator(tr, mx.random.key(2), check=True)
@@ -347,7 +347,7 @@ def halved(old, new):
 
 
 def test_extending_with_and_without_a_proposal():
-    """SPECS 37: nothing proposed, N(0, 2) proposed, and N(0, 1) proposed and doubled, which needs log 2 by itself."""
+    """Case 37: nothing proposed, N(0, 2) proposed, and N(0, 1) proposed and doubled, which needs log 2 by itself."""
     tr = nothing_or_pair(False).simulate()
     new, weight = SimpleExtendingTranslator((True,), observations={"y": 0.0})(tr, mx.random.key(1))
     assert weight.item() == pytest.approx(log_normal_density(0, new["x"].item(), 1), abs=1e-5)
