@@ -28,7 +28,7 @@ ax.errorbar(y, range(8), xerr=sigma, fmt="o", color="black")
 ax.axvline(np.average(y, weights=sigma**-2.0), color="tab:blue", linestyle=":", label="precision-weighted mean")
 ax.set(yticks=range(8), yticklabels=schools, xlabel="effect of coaching (points, ± one standard error)")
 ax.invert_yaxis()
-ax.legend(loc="lower left")
+ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
@@ -65,11 +65,12 @@ world["theta"], world["y"]
 # %% [markdown]
 # ## Inference, first attempt
 #
-# The no-U-turn sampler needs nothing but the model and the data.
+# The no-U-turn sampler needs nothing but the model and the data. `max_depth=6` keeps its trajectories below 64 steps,
+# so that we do not wait long for a run that fails.
 
 # %% NUTS, centred genmlx={"timeout": 600}
 observed = {"y": effects}
-first = nuts(centred(errors), observed, warmup=200, draws=500)
+first = nuts(centred(errors), observed, warmup=200, draws=500, max_depth=6)
 first.summary()
 
 # %% [markdown]

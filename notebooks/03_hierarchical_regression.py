@@ -125,7 +125,7 @@ print(f"500 worlds: half of all houses between {np.quantile(worlds, 0.25):.2g} a
 
 # %% NUTS genmlx={"timeout": 600}
 observed = {"y": mx.array(y.astype(np.float32))}
-first = nuts(call, observed, warmup=200, draws=400, max_depth=5)
+first = nuts(call, observed, warmup=200, draws=300, max_depth=5)
 population = ["level", "effect", "level_spread", "effect_spread", "noise"]
 summarize({name: first[name] for name in population}, first.stats)
 
@@ -230,7 +230,7 @@ def uranium_model(county, floor, uranium):
 # %% NUTS, with uranium genmlx={"timeout": 600}
 ground = mx.array(uranium.astype(np.float32))
 new_call = uranium_model(county, floor, ground)
-second = nuts(new_call, observed, warmup=200, draws=750, max_depth=5)
+second = nuts(new_call, observed, warmup=200, draws=600, max_depth=5)
 population.insert(2, "slope")
 summarize({name: second[name] for name in population}, second.stats)
 
@@ -254,9 +254,9 @@ for name, post in (("without uranium", first), ("with uranium", second)):
 # ### Does it predict better?
 #
 # `log_likelihood` gives the log density of each house under each draw. From it follows, without refitting, how well
-# each house is predicted by the others: leave-one-out cross-validation by Pareto smoothed importance sampling
-# (Vehtari, Gelman and Gabry 2017). `khat` says for each house whether that can be trusted; below 0.7 it can. The
-# others are houses that their county cannot do without, such as the only one on the first floor.
+# each house is predicted by the others: leave-one-out cross-validation by Pareto smoothed importance sampling (Vehtari,
+# Gelman and Gabry 2017). `khat` says for each house whether that can be trusted; below 0.7 it can. Above are houses
+# without which the posterior would be another one.
 
 
 # %% Leave-one-out
@@ -269,8 +269,8 @@ def leave_one_out(call, post):
 (without, khat), (with_uranium, new_khat) = leave_one_out(call, first), leave_one_out(new_call, second)
 gain = with_uranium - without
 gain_error = gain.std() * np.sqrt(len(gain))
-print(f"log score without uranium {without.sum():8.1f}; khat above 0.7 in {np.sum(khat > 0.7)} of {len(y)} houses")
-print(f"log score with uranium    {with_uranium.sum():8.1f}; khat above 0.7 in {np.sum(new_khat > 0.7)}")
+for title, score, shape in (("without uranium", without, khat), ("with uranium", with_uranium, new_khat)):
+    print(f"log score {title:<15} {score.sum():8.1f}; khat above 0.7 where radon was read as {radon[shape > 0.7]}")
 print(f"gained                    {gain.sum():8.1f} ± {gain_error:.1f}")
 
 # %% [markdown]
