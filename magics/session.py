@@ -32,7 +32,9 @@ class GenMagics(Configurable):
     cache_limit = Unicode("", help="limit of MLX's cache, as 2GB; empty for the shell's own").tag(config=True)
     until = Unicode("", help="when runs may stop early, as rhat<1.01").tag(config=True)
     reload = Bool(True, help="whether changed files are run again before each cell").tag(config=True)
-    paint_share = Float(0.02, help="the most of a run's time that goes to showing it").tag(config=True)
+    paint_share = Float(
+        0.01, help="the most of a run's time that goes to pictures of it; live R-hat has a share of its own"
+    ).tag(config=True)
 
 
 class Session:

@@ -130,8 +130,8 @@ population = ["level", "effect", "level_spread", "effect_spread", "noise"]
 summarize({name: first[name] for name in population}, first.stats)
 
 # %% [markdown]
-# If there is a complaint it is about one number, the spread of the effects: few counties have houses measured on both
-# floors, so there is little to learn it from. For a first look that will do; the model that we keep gets more draws.
+# Where the table complains, it is because the draws are few. The spread of the effects is known worst, for few counties
+# have houses measured on both floors. For a first look this will do; the model that we keep gets more draws.
 #
 # ## Partial pooling
 #

@@ -9,7 +9,7 @@ from typing import Any
 
 WATCHED = 8
 """How many numbers of a draw are looked at."""
-_SHARE = 0.02
+_SHARE = 0.005
 """The most of the time of a run that is spent on it."""
 
 

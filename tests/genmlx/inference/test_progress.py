@@ -192,7 +192,7 @@ def test_no_rhat_without_a_callback(monkeypatch):
             RUNS[name](progress=lambda event: None)
 
 
-def test_rhat_takes_a_fiftieth_of_the_time(monkeypatch):
+def test_rhat_takes_a_two_hundredth_of_the_time(monkeypatch):
     """By a clock that counts 0.1 s for each block of 100 draws, and a second for each 10,000 draws of an R-hat."""
     now, spent = [0.0], [0.0]
     monkeypatch.setattr(live_rhat.time, "perf_counter", lambda: now[0])
@@ -208,8 +208,8 @@ def test_rhat_takes_a_fiftieth_of_the_time(monkeypatch):
             return np.random.default_rng(count).normal(size=(2, 8, 1))
 
         values.append(rhat(count, draws))
-        assert spent[0] <= 0.02 * now[0] + count / 10_000
-    assert spent[0] >= 0.01 * now[0] and len(set(values)) >= 4
+        assert spent[0] <= 0.005 * now[0] + count / 10_000
+    assert spent[0] >= 0.0025 * now[0] and len(set(values)) >= 3
 
 
 @pytest.mark.parametrize("sizes", [[1000], [3, 500], [1] * 40, [2, 2, 2]])
