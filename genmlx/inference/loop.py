@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     """What a ``progress`` callback is given after each block: ``done`` of ``total`` steps of this phase.
 
     ``info`` is of the run so far. For Markov chains it has ``draws`` (of each chain), ``rhat`` (the largest of some
-    numbers of each draw, computed anew when that takes 0.5% of the time at most; NaN below 4 draws) and the mean of each
+    numbers of each draw, computed anew when that takes 0.5% of the time at most; NaN below 4 draws) and the mean of a
     statistic of the last steps, such as ``accept``; where there are such, the ``step_size``, and ``divergences``, which
     counts the steps of this phase that diverged. Two of its values are functions, to be called when they are wanted:
     ``chains()``, the statistics of each chain, and ``watch()``, the draws of some numbers, ``[chains, draws]`` by name.
