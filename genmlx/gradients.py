@@ -103,8 +103,8 @@ def host_value_errors(what: str):
     """Turn MLX's refusal to evaluate a traced array into an error that names the line."""
     try:
         yield
-    except ValueError as error:
-        if isinstance(error, GenError) or "[eval]" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, GenError) or not any(words in str(error) for words in _REFUSALS):
             raise
         raise BatchError(
             f"the body needs the host value of a choice or an argument, and cannot be {what}",
@@ -112,6 +112,9 @@ def host_value_errors(what: str):
             expected="no if, while, float(), .item() or range() on a traced value",
             hint="mx.where(condition, a, b), or the combinators switch and mask; a single trace may branch freely",
         ) from None
+
+
+_REFUSALS = "[eval]", "without a primitive"  # MLX 0.32.4 gives the second after a gradient inside a batch
 
 
 def _inner(cotangent: Any, retval: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.backend.mapping import vmap
 from genmlx.errors import BatchError, GenError, UsageError, show_address
 from genmlx.gradients import host_value_errors
 
@@ -32,7 +33,7 @@ def log_abs_det(f: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
         basis = mx.eye(x.size, dtype=x.dtype)
         return mx.vmap(lambda cotangent: mx.vjp(f, [x], [cotangent])[1][0])(basis)
 
-    matrix = mx.vmap(jacobian)(x[None])[0]
+    matrix = vmap(jacobian)(x[None])[0]
     return _log_abs_det(matrix)
 
 
@@ -114,7 +115,7 @@ def _host_value(run: Any, inputs: list[Place], error: BatchError) -> BatchError:
             return vector
 
         try:
-            mx.vmap(alone)(run.reads[place].value.reshape(1, -1))
+            vmap(alone)(run.reads[place].value.reshape(1, -1))
         except ValueError:
             return BatchError(
                 f"the transform takes the host value of a real choice of {run.sides[place[0]].name}: "

@@ -18,6 +18,7 @@ _FORGETFUL = {
     "not_equal": ("__ne__",),
 }
 _PRODUCTS = {"matmul": ("__matmul__",)}
+_FILLS = {"full": (), "full_like": ()}
 _depth = 0
 
 
@@ -43,24 +44,34 @@ def vmap_list(f: Callable[..., list], *arrays: mx.array) -> list:
                 kinds.add((out.shape, out.dtype))
         return made
 
-    with mended_operators():
-        mapped = mx.vmap(once)(*arrays)
+    mapped = vmap(once)(*arrays)
     return [mapped[place] for place in places]
+
+
+def vmap(f: Callable) -> Callable:
+    """``mx.vmap`` over the first axis, with the operators that ``f`` uses mended."""
+
+    def mapped(*arrays: mx.array) -> Any:
+        with mended_operators():
+            return mx.vmap(f)(*arrays)
+
+    return mapped
 
 
 @contextmanager
 def mended_operators() -> Iterator[None]:
-    """While a body is traced for a batch, ``&``, ``|``, ``^``, ``<<``, ``>>`` and ``!=`` mean what they mean alone.
+    """While a body is traced for a batch or a gradient, MLX's operators mean what they mean alone.
 
-    MLX 0.32.4 gives wrong values, without a word, when exactly one operand is batched (no upstream issue found). A body
-    is the user's code, which cannot be asked to avoid them; so here they first make each operand depend on the other.
-    And a matrix times a vector is the vector times the transpose: a batch of the former takes a CPU up to ten times as
-    long (MLX 0.32.4, no upstream issue found).
+    In MLX 0.32.4 (no upstream issues found) ``&``, ``|``, ``^``, ``<<``, ``>>`` and ``!=`` give wrong values, without a
+    word, when exactly one operand is batched: here they first make each operand depend on the other. ``mx.full`` of an
+    array has a wrong gradient, three times too large for a scalar: here it broadcasts. And a matrix times a vector,
+    which in a batch takes a CPU up to ten times as long, is the vector times the transpose. A body is the user's code,
+    which cannot be asked to avoid them.
     """
     global _depth
     originals: list[tuple[Any, str, Any]] = []
     if _depth == 0:
-        for mend, names in ((_tied, _FORGETFUL), (_vector_first, _PRODUCTS)):
+        for mend, names in ((_tied, _FORGETFUL), (_vector_first, _PRODUCTS), (_broadcast, _FILLS)):
             for function, operators in names.items():
                 for owner, name in [(mx, function), *((mx.array, operator) for operator in operators)]:
                     if (original := getattr(owner, name, None)) is not None:
@@ -91,3 +102,15 @@ def _vector_first(original: Callable) -> Callable:
         return original(a, b, *rest, **named)
 
     return product
+
+
+def _broadcast(original: Callable) -> Callable:
+    """``mx.full`` or ``mx.full_like``, whose first argument is a shape or has one."""
+
+    def full(like: Any, vals: Any, dtype: Any = None, **named: Any) -> Any:
+        if not isinstance(vals, mx.array):
+            return original(like, vals, dtype, **named)
+        shape = like.shape if isinstance(like, mx.array) else (like,) if isinstance(like, int) else tuple(like)
+        return mx.broadcast_to(vals if dtype is None else vals.astype(dtype), shape, **named)
+
+    return full

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.backend import special
+from genmlx.backend.mapping import vmap
 from genmlx.choicemap import show_type
 from genmlx.dist.support import Interval, Support, open_unit_interval, positive, real
 from genmlx.errors import ParameterError, UsageError, caller_line
@@ -322,7 +323,7 @@ def _each(f: Callable, x: mx.array, shown: Callable) -> mx.array:
     """``f`` of every element. A function of the array as a whole would have another Jacobian, so it never sees it."""
     name = getattr(shown, "__name__", repr(shown))
     try:
-        y = mx.vmap(f)(x.reshape(-1))
+        y = vmap(f)(x.reshape(-1))
     except (ValueError, IndexError) as error:
         if "dimension" not in str(error) and "xis" not in str(error):
             raise

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from genmlx.backend.mapping import vmap
 from genmlx.choicemap import show_type
 from genmlx.dist.distribution import Distribution, DistTrace
 from genmlx.dist.support import Support, Vector, integer, real
@@ -125,7 +126,7 @@ class Custom(Distribution):
         count = math.prod(lead)
         if count == 0:
             return mx.zeros((*lead, *batch, *event), dtype=self._one(key, params).dtype)
-        draws = mx.vmap(lambda k: self._one(k, params))(mx.random.split(key, count))
+        draws = vmap(lambda k: self._one(k, params))(mx.random.split(key, count))
         return draws.reshape(*lead, *batch, *event)
 
     def _log_density(self, x: mx.array, *params: Any) -> mx.array:
@@ -138,7 +139,7 @@ class Custom(Distribution):
         lead = x.shape[:extra]
         if x.size == 0:
             return mx.zeros((*lead, *batch))
-        each = mx.vmap(lambda one: self._of(one, params))(x.reshape(-1, *x.shape[extra:]))
+        each = vmap(lambda one: self._of(one, params))(x.reshape(-1, *x.shape[extra:]))
         return each.reshape(*lead, *each.shape[1:])
 
     def _simulate(self, args: tuple, key: Any) -> DistTrace:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx.address import normalise
-from genmlx.backend.mapping import vmap_list
+from genmlx.backend.mapping import vmap, vmap_list
 from genmlx.backend.recording import recorded
 from genmlx.choicemap import ChoiceMap, covering, from_items
 from genmlx.dist.values import as_array
@@ -120,7 +120,7 @@ class LogDensity:
     def _rows(self, u: mx.array, f: Callable, basis: mx.array) -> mx.array:
         """The gradient in ``u`` of ``f(u, v)`` for each row ``v`` of a basis."""
         with self._context():
-            rows = [mx.vmap(lambda v: mx.grad(f)(u, v))(basis[i : i + _ROWS]) for i in range(0, len(basis), _ROWS)]
+            rows = [vmap(lambda v: mx.grad(f)(u, v))(basis[i : i + _ROWS]) for i in range(0, len(basis), _ROWS)]
         return mx.concatenate(rows)
 
     def _lane_logp(self, u: mx.array) -> mx.array:

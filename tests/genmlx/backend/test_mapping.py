@@ -6,6 +6,10 @@ import pytest
 
 from genmlx import gen, normal, trace
 from genmlx.backend.mapping import vmap_list
+from genmlx.dist import distribution
+from genmlx.dist.bijectors import FromFunction
+from genmlx.dist.support import real
+from genmlx.inference import LogDensity
 
 
 def twice(i):
@@ -142,3 +146,75 @@ def test_a_batch_of_vectors_is_one_product():
 
     assert [7, 5, 4] not in [list(s) for s in sizes(lambda v: vmap_list(lambda row: [matrix @ row], v)[0])]
     assert [7, 5, 4] in [list(s) for s in sizes(mx.vmap(lambda row: matrix @ row))]
+
+
+FILLS = {
+    "scalar": lambda v: mx.full((3, 4), v.sum()),
+    "int": lambda v: mx.full(4, v[0]),
+    "vector": lambda v: mx.full((3, 2), v),
+    "dtype": lambda v: mx.full([3, 2], v, dtype=mx.float32),
+    "like": lambda v: mx.full_like(mx.zeros((3, 2)), v),
+    "number": lambda v: mx.full((3, 2), 2.0) * v,
+    "like a number": lambda v: mx.full_like(mx.zeros((3, 2), dtype=mx.float32), 2) * v,
+}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_gradients_of_full(fill):
+    """Against central differences, in a lane of a batch."""
+    v, weights = mx.array([[0.5, -2.0]]), mx.arange(12.0)
+
+    def total(v):
+        def lane(v):
+            out = fill(v)
+            return [mx.sum(out.reshape(-1) * weights[: out.size])]
+
+        return mx.sum(vmap_list(lane, v)[0])
+
+    step = [mx.array([[1.0, 0.0]]), mx.array([[0.0, 1.0]])]
+    want = [(total(v + e) - total(v - e)).item() / 2 for e in step]
+    assert np.allclose(mx.grad(total)(v)[0], want, rtol=1e-5)
+
+
+def test_upstream_gradient_of_full_is_still_wrong():
+    assert mx.grad(lambda v: mx.sum(mx.full(8, v)))(mx.array(3.0)).item() != 8
+
+
+def test_full_is_as_before_in_shape_and_type():
+    for args in (((2, 3), 1), (3, True), ((2,), mx.array(1)), ((2,), mx.array(1.5), mx.int32), ((), mx.array(2.0))):
+        found, want = vmap_list(lambda _, args=args: [mx.full(*args)], mx.zeros(1))[0][0], mx.full(*args)
+        assert found.dtype == want.dtype and np.array_equal(found, want)
+    for like, value in ((mx.zeros((2, 3)), mx.array(1)), (mx.zeros((2,), dtype=mx.int32), mx.array(1.5))):
+        want = mx.full_like(like, value)
+        found = vmap_list(lambda _, a=(like, value): [mx.full_like(*a)], mx.zeros(1))[0][0]
+        assert found.dtype == want.dtype and np.array_equal(found, want)
+
+
+def test_a_model_with_full_has_the_right_gradient():
+    """d/dmu of log N(mu; 0, 1) + sum log N(y_i; mu, 1) is sum(y) - (n + 1) mu."""
+
+    @gen
+    def model(n):
+        mu = trace("mu", normal(0, 1))
+        trace("y", normal(mx.full(n, mu), 1.0))
+
+    y = mx.array([1.0, 2.0, 3.0, 4.0])
+    density = LogDensity(model(4), {"y": y})
+    assert density.value_and_grad(mx.array([[0.5]]))[1].item() == pytest.approx(7.5)
+    assert density.hessian(mx.array([0.5])).item() == pytest.approx(-5)
+    tr, _ = model(4).generate({"mu": 0.5, "y": y})
+    assert tr.choice_gradients("mu")[2]["mu"].item() == pytest.approx(7.5)
+
+
+def test_a_distribution_and_a_bijector_of_one_s_own():
+    """Their functions, of one draw each, are batched too."""
+    half = mx.array(0.5)
+    family = distribution(
+        lambda key, mu: mx.where(half != mu + mx.random.normal(key=key), 1.0, 0.0),
+        log_prob=lambda x, mu: mx.where(half != x, -1.0, -2.0),
+    )
+    x = mx.array([[0.5, -0.5], [1.0, 0.5]])
+    assert family(0.0).log_prob(x).tolist() == [[-2, -1], [-1, -2]]
+    assert family(0.0).sample(shape=(50,), key=0).tolist() == [1.0] * 50
+    bent = FromFunction(lambda x: mx.where(half != x, 2 * x, 1.0), lambda y: y / 2, real, None)
+    assert bent.forward(mx.array([0.5, 3.0])).tolist() == [1.0, 6.0]
