@@ -1,4 +1,4 @@
-"""How choice maps and traces are shown by IPython: as trees. The workbench, which draws them, is imported then."""
+"""How IPython shows choice maps, traces and results. The workbench, which draws them, is imported then."""
 
 from __future__ import annotations
 

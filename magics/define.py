@@ -37,7 +37,6 @@ class Defined(NamedTuple):
 class DefineMagics(SessionMagics):
     def __init__(self, shell: Any):
         super().__init__(shell)
-        self.pending: dict[str, str] = {}  # what came of cells that failed, by the names that they were to define
         show_plainly(self.session)
 
     @cell_magic
@@ -47,12 +46,12 @@ class DefineMagics(SessionMagics):
         try:
             value, found = Definition(self.shell, line, cell or "").run()
         except Exception as error:
-            self.pending |= dict.fromkeys(names, _brief(error))
+            self.session.failed |= dict.fromkeys(names, _brief(error))
             raise
         if not found:
             raise line.error("the cell defines no function")
         for name in names:
-            self.pending.pop(name, None)
+            self.session.failed.pop(name, None)
         reports = [self._report(one) for one in found]
         try:
             if "check" in line:
@@ -109,17 +108,17 @@ class DefineMagics(SessionMagics):
         from genmlx.schema import schema
         from workbench.render.columns import columns
 
-        rows, reloader = [], self.session.reloader
+        rows, failures, reloader = [], self.session.failed, self.session.reloader
         for name, model in self._models().items():
             stale = self._stale(model)
             notes = [f"stale: {stale}"] if stale else []
             if model.orphan:
                 notes.append(f"orphan: {model.orphan} no longer defines it")
-            if failed := self.pending.get(name) or reloader.pending.get(model.__module__):
+            if failed := failures.get(name) or reloader.pending.get(model.__module__):
                 notes.append(f"pending: {failed}")
             head = f"{name}{model.signature}"
             rows.append((head, repr(model.version), self._where(model), str(schema(model) or ""), "   ".join(notes)))
-        rows += [(n, "", "", "", f"pending: {failed}") for n, failed in self.pending.items() if n not in self.names]
+        rows += [(n, "", "", "", f"pending: {failed}") for n, failed in failures.items() if n not in self.names]
         print(columns(rows) if rows else "no models; %%gen or @gen defines one")
         return None
 

@@ -242,7 +242,7 @@ def _option(line: Line, pieces: list[Piece], i: int, text: str) -> int:
         if option.value is None:
             raise line.error(f"{flag} takes no value", piece)
         value = Piece(attached, piece.start + len(flag) + 1)
-    elif option.value is not None and (not option.optional or option.kind == "text"):
+    elif option.value is not None and _takes_next(option, pieces[i:]):
         last = _until(pieces, i)
         if last == i and not option.optional:
             raise line.error(f"{flag} needs a value: {option.value}", piece)
@@ -259,6 +259,12 @@ def _option(line: Line, pieces: list[Piece], i: int, text: str) -> int:
             raise line.error(f"{flag} is one of {', '.join(option.words)}{close}", value)
     line.options[option.name] = value
     return i
+
+
+def _takes_next(option: Option, pieces: list[Piece]) -> bool:
+    """Whether what follows is the value of an option; one that may stand alone takes a word that it knows."""
+    known = bool(pieces) and pieces[0].text in option.words
+    return not option.optional or option.kind == "text" or known
 
 
 def _until(pieces: list[Piece], i: int) -> int:

@@ -39,7 +39,8 @@ class InferMagics(SessionMagics):
             return None
         self.session.last_infer = line
         result = plan.run()
-        self.session.bind(_post=result)
+        self.session.bind(**dict.fromkeys(("_post", line.word("out") or "_post"), result))
+        plan.raise_if_interrupted(result)
         if "save" in line:
             result.save(line.word("save"))
         if "quiet" not in line and not line.silent:
@@ -92,9 +93,9 @@ class Plan:
             raise line.error(what, target)
         self.observations = observations(line, self.call, names)
         self.method = self._method()
+        self.notes: list[str] = []
         self.keywords = self._keywords()
         self.label = line.word("name")
-        self.notes: list[str] = []
 
     def _method(self) -> Any:
         from genmlx.inference.methods import METHODS, automatic
@@ -121,16 +122,24 @@ class Plan:
                     f"{self.method.name} takes no --{option.replace('_', '-')}: it takes {', '.join(flags)}"
                 )
             found[keyword] = self._value(option, keyword)
-        if os.environ.get("GENMLX_FAST") == "1":
-            defaults = {name: takes[name] for name in ("draws", "warmup") if name in takes}
-            for name, default in defaults.items():
-                count = found.get(name, default)
-                found[name] = min(count, max(_LEAST, int(count * _FAST)))
+        if os.environ.get("GENMLX_FAST") == "1" and "carry" not in line:
+            self._hurry(found, takes)
         if "seed" in line:
             import mlx.core as mx
 
             found["key"] = mx.random.key(line.value("seed", names))
         return found
+
+    def _hurry(self, found: dict[str, Any], takes: dict[str, Any]) -> None:
+        """A tenth of the draws and of the warm-up, and 50 at least: enough to see that a notebook runs."""
+        told = []
+        for name, label in (("draws", "draws"), ("warmup", "steps of warm-up")):
+            if name in takes:
+                count = found.get(name, takes[name])
+                found[name] = min(count, max(_LEAST, int(count * _FAST)))
+                told += [f"{found[name]} of {count} {label}"] if found[name] < count else []
+        if told:
+            self.notes.append(f"GENMLX_FAST=1: {', '.join(told)}")
 
     def _value(self, option: str, keyword: str) -> Any:
         if option == "sel":
@@ -151,41 +160,56 @@ class Plan:
 
     def run(self) -> Any:
         from genmlx.errors import UnknownAddress
+        from genmlx.inference import InferenceInterrupted
+        from workbench.live import watch
 
         carried = self.line.options.get("carry")
         try:
-            if carried is not None:
-                return self._carry(carried)
-            from workbench.live import watch
-
             with watch(self) as progress:
+                if carried is not None:
+                    return self._carry(carried, progress)
                 return self.method.load()(self.call, self.observations, **self.keywords, progress=progress)
+        except InferenceInterrupted as error:  # whether it is one is for the settings to say
+            return error.result
         except UnknownAddress as error:
             place = self._place(error)
             if place is None:
                 raise
             raise self.line.error(f"given: {_unknown(error, self.call)}", place) from None
 
-    def _carry(self, piece: Piece) -> Any:
+    def raise_if_interrupted(self, result: Any) -> None:
+        """In a script, or where the settings say so, Ctrl-C ends more than the run."""
+        from genmlx.inference import InferenceInterrupted
+
+        wanted = self.session.settings.on_interrupt
+        if wanted == "auto":
+            wanted = "raise" if self.session.scripted() else "return"
+        if getattr(result, "status", "") == "interrupted" and wanted == "raise":
+            error = InferenceInterrupted(f"{self.title()}: interrupted; what was drawn is in _post")
+            error.result = result
+            raise error
+
+    def _carry(self, piece: Piece, progress: Any) -> Any:
         """The draws of another posterior in this model, moved by this method."""
         from genmlx.inference import Posterior, carry
 
         line = self.line
-        old = line.evaluate(piece, self.session.names)
-        if not isinstance(old, Posterior):
-            raise line.error(f"{piece.text} is {type(old).__name__}, not a posterior", piece)
         word = line.words[0].text
         if word not in ("nuts", "mh", "auto"):
             raise line.error("--carry moves the draws by nuts, mh or auto", line.words[0])
+        old = line.evaluate(piece, self.session.names)
+        if not isinstance(old, Posterior):
+            raise line.error(f"{piece.text} is {type(old).__name__}, not a posterior", piece)
         given = self.observations if line.given else None
         wanted = {"draws": "draws" in line, "key": "seed" in line}
         own = {name: self.keywords[name] for name, asked in wanted.items() if asked}
-        return carry(old, self.call, given, rejuvenate=word, **own)
+        return carry(old, self.call, given, rejuvenate=word, **own, progress=progress)
 
     def report(self, result: Any) -> Any:
         from workbench.report import Report
 
-        return Report(result, self.label or self.method.name, self.line.word("out") or "post", tuple(self.notes))
+        method, name = self.label or self.method.name, self.line.word("out") or "post"
+        return Report(result, method, name, tuple(self.notes), asked=self.keywords.get("draws"))
 
     def _place(self, error: Any) -> Piece | None:
         """The piece of the line that names the address of an error."""

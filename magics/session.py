@@ -6,35 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, no_var_expand
-from traitlets import Bool, Enum, Float, Int, Unicode
-from traitlets.config import Configurable
 
 from magics.grammar import Line, Spec, help_text
+from magics.settings import GenMagics, read_project
 from workbench.memory import MemoryLine
-
-
-class GenMagics(Configurable):
-    """Settings: ``%config GenMagics.chains = 8``, or ``[tool.genmlx]`` in the nearest pyproject.toml."""
-
-    draws = Int(1000, help="draws of a chain").tag(config=True)
-    chains = Int(4, help="chains of a run").tag(config=True)
-    live = Enum(("auto", "text", "html", "mpl", "off"), "auto", help="how a run is shown").tag(config=True)
-    mem = Enum(("line", "auto", "toolbar", "off"), "line", help="the memory line after each cell").tag(config=True)
-    on_interrupt = Enum(
-        ("auto", "return", "raise"), "auto", help="what Ctrl-C does to a run: auto raises in scripts only"
-    ).tag(config=True)
-    ascii = Bool(False, help="trees and bars without box-drawing characters").tag(config=True)
-    width = Int(88, help="columns of tables and trees").tag(config=True)
-    cache_limit = Unicode("", help="limit of MLX's cache, as 2GB; empty for the shell's own").tag(config=True)
-    until = Unicode("", help="when runs may stop early, as rhat<1.01").tag(config=True)
-    reload = Bool(True, help="whether changed files are run again before each cell").tag(config=True)
-    paint_share = Float(
-        0.01, help="the most of a run's time that goes to pictures of it; live R-hat has a share of its own"
-    ).tag(config=True)
 
 
 class Session:
@@ -43,11 +23,12 @@ class Session:
     def __init__(self, ip: Any):
         self.ip = ip
         self.settings = GenMagics(parent=ip)
+        read_project(self.settings, Path.cwd())
         self.last_infer: Line | None = None  # what %infer without arguments repeats
         self.reloader: Any = None  # a workbench.reload.Reloader, once the extension is loaded
         self._shown: Any = None
         self.memory: MemoryLine = MemoryLine(self)
-        self.pending: list[str] = []  # what the toolbar warns of: files that could not be loaded
+        self.failed: dict[str, str] = {}  # what came of cells that failed, by the names that they were to define
         self.at_end: list[Callable[[], None]] = []  # what undoes the hooks that a part of the workbench has set
         ip.configurables.append(self.settings)  # where %config looks
         self.at_end.append(lambda: ip.configurables.remove(self.settings))
@@ -84,7 +65,7 @@ class Session:
         self.ip.push(values, interactive=all(not name.startswith("_") for name in values))
 
     def toolbar(self) -> str:
-        """One line: device, memory, the latest models, the last posterior, and what could not be reloaded."""
+        """One line: device, memory, the latest models, the last posterior."""
         import mlx.core as mx
 
         from workbench.memory import shown
@@ -101,13 +82,24 @@ class Session:
         last: Any = self.names.get("_post")
         if hasattr(last, "draws"):
             parts.append(f"post {last.chains}x{last.draws}")
-        return " " + " - ".join([*parts, *self.pending])
+        return " " + " - ".join(parts)
+
+    def pending(self) -> list[str]:
+        """The models whose last cell failed, and the files that could not be loaded; what runs is older."""
+        found = self.reloader
+        files = [] if found is None else [found.sources[name].file for name in found.pending if name in found.sources]
+        return [*self.failed, *files]
 
     def models(self) -> list[tuple[str, Any]]:
         """The models that have a name in the session, in the order in which they were named."""
         from genmlx.gen import GenFn
 
         return [(n, v) for n, v in self.names.items() if isinstance(v, GenFn) and not n.startswith("_")]
+
+    def scripted(self) -> bool:
+        """Whether cells come from a file or a command line, with nobody there to see what one of them says."""
+        batch = getattr(self.ip, "batch", False) or not (hasattr(self.ip, "pt_app") or hasattr(self.ip, "kernel"))
+        return batch or os.environ.get("GENMLX_CI") == "1"
 
     def colours(self) -> bool:
         """Whether text may have colours: at a terminal that wants them."""

@@ -1,4 +1,4 @@
-"""How IPython shows choice maps and traces: as trees, with HTML where there is somebody to show it to."""
+"""How IPython shows choice maps, traces and results: as trees and tables, in HTML where somebody can see it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,37 @@ from workbench.render.html import tree_html
 from workbench.render.screen import Screen
 from workbench.render.text import tree_text
 from workbench.render.tree import Look, Tree
+from workbench.report import Report
 
 _GLYPHS = "├└│─±…▁█"
 
 
+Part = Tree | Block | Report | str
+
+
 def mimebundle(thing: Any) -> dict[str, str]:
     """What is shown of a value at the end of a cell."""
-    return bundle(_tree(thing))
+    return bundle(_picture(thing))
 
 
 def pretty(thing: Any, printer: Any, cycle: bool) -> None:
-    """A value on its own is a tree; within a list or a dict it is one line."""
+    """A value on its own is a tree, or a table; within a list or a dict it is one line."""
     nested = len(printer.stack) > 1
-    printer.text(repr(thing) if nested or cycle else tree_text(_tree(thing), current_screen()))
+    printer.text(repr(thing) if nested or cycle else _text(_picture(thing), current_screen()))
 
 
-def _tree(thing: Any) -> Tree:
-    return Tree(thing, Look(name=name_in_session(thing)))
+def _picture(thing: Any) -> Tree | Report:
+    """The tree of choices, or what the result of an algorithm is worth."""
+    name = name_in_session(thing)
+    if hasattr(thing, "timing"):
+        return Report(thing, getattr(thing, "algorithm", ""), name)
+    return Tree(thing, Look(name=name))
 
 
 class Shown:
     """A tree or a block, with text around it, as IPython displays it."""
 
-    def __init__(self, *parts: Tree | Block | str):
+    def __init__(self, *parts: Part):
         self.parts = parts
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -44,7 +52,7 @@ class Shown:
         return bundle(*self.parts)["text/plain"]
 
 
-def bundle(*parts: Tree | Block | str) -> dict[str, str]:
+def bundle(*parts: Part) -> dict[str, str]:
     screen = current_screen()
     found = {"text/plain": "\n".join(_text(part, screen) for part in parts)}
     if wants_html():
@@ -52,18 +60,18 @@ def bundle(*parts: Tree | Block | str) -> dict[str, str]:
     return found
 
 
-def _text(part: Tree | Block | str, screen: Screen) -> str:
+def _text(part: Part, screen: Screen) -> str:
     if isinstance(part, Tree):
         return tree_text(part, screen)
-    return part.text(screen) if isinstance(part, Block) else part
+    return part if isinstance(part, str) else part.text(screen)
 
 
-def _html(part: Tree | Block | str) -> str:
+def _html(part: Part) -> str:
     from html import escape
 
     if isinstance(part, Tree):
         return tree_html(part)
-    return part.html() if isinstance(part, Block) else f"<pre>{escape(part)}</pre>"
+    return f"<pre>{escape(part)}</pre>" if isinstance(part, str) else part.html()
 
 
 def shell() -> Any:

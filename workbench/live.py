@@ -17,6 +17,7 @@ from html import escape
 from typing import Any
 
 from workbench.render.braille import bar, curves
+from workbench.render.screen import Screen
 
 _FIRST = 0.3  # seconds before the first picture: short runs never flash
 _PERIOD = {"text": 0.25, "html": 0.25, "mpl": 1.0, "plain": 0.0}
@@ -40,13 +41,16 @@ class Painter:
         seconds: float | None = None,
         until: Callable[[dict], bool] | None = None,
         write: Callable[[str], Any] | None = None,
+        terminal: bool = True,
     ):
         self.title, self.mode, self.width, self.ascii, self.share = title, mode, width, ascii, share
+        self.terminal = terminal  # whether it can be painted over
         self.period = every if every is not None else _PERIOD.get(mode, 0.0)
         self.seconds, self.until = seconds, until
         self.write = write or (lambda text: (sys.stdout.write(text), sys.stdout.flush()))
         self.spent = 0.0
-        self._next, self._cost, self._height, self._handle, self._figure = _FIRST, 0.0, 0, None, None
+        self.figure: Any = None  # what `mpl` draws
+        self._next, self._cost, self._height, self._handle = _FIRST, 0.0, 0, None
         self._told: tuple[str, float] = ("", 0.0)
         self._line_at = 0.0
         self._started: dict[str, tuple[float, int]] = {}
@@ -72,6 +76,13 @@ class Painter:
             return "enough"
         return None
 
+    def interrupted(self) -> None:
+        """Say that the first Ctrl-C has been heard."""
+        if self._height:
+            self._height += 1
+        if self.terminal:
+            self.write("  stopping after this block (again to abort)\n")
+
     def finish(self) -> None:
         """Take the live picture away: the report of the result follows."""
         if self._height:
@@ -85,7 +96,10 @@ class Painter:
             return self._show_html(progress)
         if self.mode == "mpl":
             return self._show_figure(progress)
-        lines = frame(self.title, progress, self.speed(progress), self.width, self.ascii)
+        self._paint_over(frame(self.title, progress, self.speed(progress), self.width, self.ascii))
+
+    def _paint_over(self, lines: list[str]) -> None:
+        """Show some lines at a terminal, in the place of those before."""
         up = f"\x1b[{self._height}F" if self._height else ""
         self.write(up + "".join(f"\x1b[K{line}\n" for line in lines) + "\x1b[J")
         self._height = len(lines)
@@ -101,15 +115,19 @@ class Painter:
             self._handle.update(bundle, raw=True)
 
     def _show_figure(self, progress: Any) -> None:
-        from IPython.display import display
-
+        """The figure as an image where there is a notebook, and as text at a terminal."""
         from workbench.plots import live_figure
 
-        self._figure = live_figure(progress, self._figure)
+        self.figure = live_figure(progress, self.figure)
+        if self.terminal:
+            self.figure.screen = Screen(self.width, self.ascii)
+            return self._paint_over(self.figure.as_text().splitlines())
+        from IPython.display import display
+
         if self._handle is None:
-            self._handle = display(self._figure, display_id=True)
+            self._handle = display(self.figure, display_id=True)
         else:
-            self._handle.update(self._figure)
+            self._handle.update(self.figure)
 
     def _plain(self, progress: Any) -> None:
         """A line at some shares of each phase, and now and then in a long one."""
@@ -175,22 +193,33 @@ def html(title: str, progress: Any, speed: float) -> str:
     """The same picture for a notebook: of constant height, with the curves as inline SVG."""
     share = progress.done / max(progress.total, 1)
     minutes, seconds = divmod(progress.seconds, 60)
-    head = (
-        f"{title} · {progress.phase} {progress.done}/{progress.total} · {speed:,.3g}/s · {minutes:.0f}:{seconds:04.1f}"
-    )
-    fill = "var(--jp-brand-color1, #1976d2)"
+    head = f"{progress.phase} {progress.done}/{progress.total} · {speed:,.3g}/s · {minutes:.0f}:{seconds:04.1f}"
+    faint = ";opacity:.5" if progress.phase == "warmup" else ""
     meter = (
-        f'<div style="width:360px;height:8px;background:#8883"><div style="width:{share:.1%};height:8px;'
-        f'background:{fill}"></div></div>'
+        f'<div style="width:420px;height:6px;margin:4px 0;background:#8883"><div style="width:{share:.1%};height:6px;'
+        f'background:var(--jp-brand-color1,#1976d2){faint}"></div></div>'
     )
-    rows = []
-    for i, numbers in enumerate(_per_chain(progress.info) or [_told(progress.info)]):
-        rows.append(f"<tr><td>{i}</td><td>{escape('  '.join(numbers))}</td></tr>")
-    for name, values, rhat in _watched(progress.info):
-        shown = f"{rhat:.3f}" if rhat == rhat else ""
-        rows.append(f"<tr><td>{escape(name)}</td><td>{svg(values)} rhat {shown}</td></tr>")
-    table = f'<table style="font-family:monospace">{"".join(rows)}</table>'
-    return f"<div><div>{escape(head)}</div>{meter}{table}</div>"
+    chains = _per_chain(progress.info)
+    numbers = chains or [_told({k: v for k, v in progress.info.items() if k != "rhat"})]
+    rows = [("", *(escape(told.rpartition(" ")[0]) for told in numbers[0]))] if numbers[0] else []
+    for i, (told, colour) in enumerate(zip(numbers, _COLOURS, strict=False)):
+        label = f'<b style="color:{colour}">{i}</b>' if chains else ""
+        rows.append((label, *(escape(one.rpartition(" ")[2]) for one in told)))
+    sites = [
+        (escape(name), svg(values), f"rhat {rhat:.3f}" if rhat == rhat else "")
+        for name, values, rhat in _watched(progress.info)
+    ]
+    return (
+        '<div style="font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px)">'
+        f"<div><b>{escape(title)}</b> · {escape(head)}</div>{meter}{_table(rows)}{_table(sites)}</div>"
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of HTML without the stripes and the alignment that a notebook gives to tables."""
+    cell = '<td style="text-align:left;padding:0 2ch 0 0;border:0;white-space:pre">'
+    lines = "".join(f'<tr style="background:none">{"".join(f"{cell}{one}</td>" for one in row)}</tr>' for row in rows)
+    return f'<table style="margin:4px 0;border:0;font-size:inherit">{lines}</table>' if rows else ""
 
 
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
@@ -206,7 +235,7 @@ def svg(values: Any, width: int = 360, height: int = 28) -> str:
     means = _means(values, 200) if values.shape[1] > 200 else values
     finite = means[np.isfinite(means)]
     if not finite.size:
-        return f'<svg width="{width}" height="{height}"></svg>'
+        return f'<svg width="{width}" height="{height}" style="vertical-align:middle"></svg>'
     low, high = finite.min(), finite.max()
     scale = (height - 2) / (high - low) if high > low else 0.0
     paths = []
@@ -218,7 +247,7 @@ def svg(values: Any, width: int = 360, height: int = 28) -> str:
             if np.isfinite(v)
         )
         paths.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="0.8"/>')
-    return f'<svg width="{width}" height="{height}">{"".join(paths)}</svg>'
+    return f'<svg width="{width}" height="{height}" style="vertical-align:middle">{"".join(paths)}</svg>'
 
 
 def _per_chain(info: dict) -> list[list[str]]:
@@ -257,16 +286,24 @@ def backend(ip: Any, asked: str | None) -> str:
     forced = os.environ.get("GENMLX_DISPLAY")
     if forced in ("tty", "text", "html", "plain", "off"):
         return "text" if forced == "tty" else forced
-    if asked in ("html", "mpl", "off"):
+    if asked in ("html", "off"):
         return asked
     if asked == "text":
         return "text" if sys.stdout.isatty() else "plain"
+    if asked == "mpl" and (_notebook(ip) or _paintable()):
+        return asked
     if any(os.environ.get(name) for name in ("CI", "GITHUB_ACTIONS", "GENMLX_CI")):
         return "plain"
-    if hasattr(ip, "kernel") or "IPKernelApp" in getattr(ip, "config", {}):
-        return "html"
-    plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
-    return "plain" if plain else "text"
+    return "html" if _notebook(ip) else "text" if _paintable() else "plain"
+
+
+def _notebook(ip: Any) -> bool:
+    return hasattr(ip, "kernel") or "IPKernelApp" in getattr(ip, "config", {})
+
+
+def _paintable() -> bool:
+    """Whether the output is a terminal that can be painted over."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def condition(text: str) -> Callable[[dict], bool]:
@@ -310,8 +347,11 @@ def watch(plan: Any) -> Iterator[Painter]:
         line.value("every", names),
         line.value("time", names),
         condition(until) if until else None,
+        terminal=_paintable(),
     )
     try:
         yield painter
     finally:
         painter.finish()
+        if painter.figure is not None:
+            session.bind(_fig=painter.figure)

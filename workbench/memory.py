@@ -10,6 +10,7 @@ import mlx.core as mx
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _SIZES = {"b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12, "tb": 10**12}
+_CACHE = 2 * 10**9
 _NOTICEABLE, _TALL, _LONG = 1_000_000, 16_000_000, 1.0
 
 
@@ -33,34 +34,60 @@ def size_of(text: str) -> int:
         raise ValueError(f"{text!r} is no size: 512MB, 4GB") from None
 
 
+def cache_limit() -> int:
+    """How large MLX's cache of freed buffers may grow. MLX tells it only in exchange for another."""
+    limit = mx.set_cache_limit(0)
+    mx.set_cache_limit(limit)
+    return limit
+
+
+def limit_cache() -> None:
+    """Hold MLX's cache to 2 GB, or to a quarter of the memory where that is less, or to less if it is so already.
+
+    MLX lets it grow to one and a half times the memory that a GPU is recommended to use, or to 34 MB on a CPU.
+    """
+    info = mx.device_info()
+    whole = info.get("max_recommended_working_set_size") or info.get("total_memory") or _ram()
+    mx.set_cache_limit(min(cache_limit(), _CACHE, int(whole) // 4))
+
+
+def _ram() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 class Meter:
     """What cells do to the memory. Cells nest: one that runs another is measured with it."""
 
     def __init__(self) -> None:
-        self.open: list[tuple[int, float]] = []
+        self.open: list[tuple[int, float, int]] = []  # active memory and time at its beginning, peak until another's
         self.session_peak = 0
-        self.cells: list[dict[str, Any]] = []
+        self.last: dict[str, Any] | None = None  # the figures of the last cell that ended and was in no other
 
     def begin(self) -> None:
-        self.session_peak = max(self.session_peak, mx.get_peak_memory())
+        peak = mx.get_peak_memory()
+        self.session_peak = max(self.session_peak, peak)
+        self.open = [(before, start, max(high, peak)) for before, start, high in self.open]
         mx.reset_peak_memory()
-        self.open.append((mx.get_active_memory(), time.perf_counter()))
+        self.open.append((mx.get_active_memory(), time.perf_counter(), 0))
 
     def end(self) -> dict[str, Any] | None:
         """The figures of the cell that ends; None for the end of a cell whose beginning was not seen."""
         if not self.open:
             return None
-        before, start = self.open.pop()
+        before, start, high = self.open.pop()
         active = mx.get_active_memory()
-        peak = max(mx.get_peak_memory(), active, before)
+        peak = max(mx.get_peak_memory(), high, active, before)
         self.session_peak = max(self.session_peak, peak)
-        return {
+        found = {
             "change": active - before,
             "active": active,
             "peak": peak,
             "cache": mx.get_cache_memory(),
             "seconds": time.perf_counter() - start,
         }
+        if not self.open:
+            self.last = found
+        return found
 
 
 def line(cell: dict[str, Any]) -> str:
@@ -111,8 +138,6 @@ class MemoryLine:
             return
         try:
             source = getattr(getattr(result, "info", None), "raw_cell", None) or ""
-            if os.environ.get("GENMLX_MEM") == "1":
-                self.meter.cells.append({"cell": getattr(result, "execution_count", None), **cell})
             if self.wanted(cell) and speaks(source):
                 self.show(line(cell))
         except Exception as error:
@@ -120,9 +145,8 @@ class MemoryLine:
             print(f"the memory line is off: {type(error).__name__}: {error}")
 
     def wanted(self, cell: dict[str, Any]) -> bool:
-        ip, mode = self.session.ip, self.session.settings.mem
-        watched = hasattr(ip, "kernel") or (hasattr(ip, "pt_app") and not getattr(ip, "batch", False))
-        if (not watched or os.environ.get("GENMLX_CI") == "1") and os.environ.get("GENMLX_MEM") != "1":
+        mode = self.session.settings.mem
+        if self.session.scripted() and os.environ.get("GENMLX_MEM") != "1":
             return False
         return mode == "line" or (mode == "auto" and notable(cell))
 
@@ -131,7 +155,7 @@ class MemoryLine:
         if hasattr(ip, "kernel"):
             from IPython.display import display
 
-            bundle = {"text/plain": text, "text/html": f'<small style="opacity:.6">{text}</small>'}
+            bundle = {"text/plain": text, "text/html": f'<small style="opacity:.6;white-space:pre">{text}</small>'}
             display(bundle, raw=True, metadata={"genmlx": "mem"})
             return
         print(f"\x1b[2m  {text}\x1b[0m" if self.session.colours() else f"  {text}")

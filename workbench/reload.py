@@ -486,9 +486,6 @@ def install(session: Session) -> None:
         depth = max(0, depth - 1)
         if depth == 0:
             reloader.discover()
-        session.pending[:] = [
-            f"{reloader.sources[name].file}!" for name in reloader.pending if name in reloader.sources
-        ]
 
     first_before_cells(ip, before)
     ip.events.register("post_run_cell", after)

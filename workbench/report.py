@@ -6,13 +6,22 @@ from html import escape
 from typing import Any
 
 from genmlx.errors import name_of
+from workbench.render.columns import columns
+
+_ROWS = 40
+_ENDS = {"time": "stopped by --time", "enough": "stopped by --until"}
 
 
 class Report:
-    """The result of an algorithm as the workbench shows it."""
+    """The result of an algorithm as the workbench shows it.
 
-    def __init__(self, result: Any, method: str, name: str = "result", notes: tuple[str, ...] = ()):
-        self.result, self.method, self.name, self.notes = result, method, name, notes
+    ``notes`` are lines above the verdict; ``asked`` is how many draws each chain was to have.
+    """
+
+    def __init__(
+        self, result: Any, method: str, name: str = "result", notes: tuple[str, ...] = (), asked: int | None = None
+    ):
+        self.result, self.method, self.name, self.notes, self.asked = result, method, name, notes, asked
 
     def head(self) -> str:
         result = self.result
@@ -20,22 +29,32 @@ class Report:
         size = (
             f"{result.chains}x{result.draws}"
             if hasattr(result, "draws")
-            else f"{result.n} particles"
+            else f"n={result.n:,}"
             if hasattr(result, "log_weights")
             else ""
         )
-        parts = [f"{self.name}: {type(result).__name__} {self.method}", size, model]
-        head = " ".join(part for part in parts if part)
+        name = "" if self.name == "_" else f"{self.name}:"
+        parts = [name, type(result).__name__, self.method, size, model]
+        return self._cut_short() + " ".join(part for part in parts if part)
+
+    def _cut_short(self) -> str:
+        """A line that says loudly that the run did not come to its end."""
+        result = self.result
         status = getattr(result, "status", "complete")
-        return head if status == "complete" else f"{head}: {status}"
+        if status == "complete":
+            return ""
+        words = f"{self.name}: {_ENDS.get(status, status)}"
+        if hasattr(result, "draws"):
+            words += f" at {result.draws}{f'/{self.asked}' if self.asked else ''} draws ({result.chains} chains)"
+            worst = max((row["rhat"] for row in self.table.to_dict().values()), default=0.0) if self.table else 0.0
+            words += f" - rhat {worst:.2f}, not converged" if worst > 1.01 else ""
+        return words + "\n"
 
     def lines(self) -> list[str]:
-        """The verdict and the notes, below the table."""
-        found = list(self.notes)
-        verdict = self.verdict()
+        """The notes, the verdict, and how long the run took, below the table."""
         seconds = getattr(self.result, "timing", {}).get("total")
         took = "" if seconds is None else f"{seconds:.2f} s"
-        return [*found, "   ".join(part for part in (verdict, took) if part)]
+        return [*self.notes, "   ".join(part for part in (self.verdict(), took) if part)]
 
     def verdict(self) -> str:
         result = self.result
@@ -52,6 +71,8 @@ class Report:
             floor = 100 * result.chains
             diverged = "   0 divergences" if "diverging" in result.stats else ""
             return f"ok: rhat <= 1.01, ess >= {floor}{diverged}" if len(table) else "no latent choices"
+        if hasattr(result, "covariance"):
+            return f"log evidence {_number(result.log_ml)}"
         return f"log density {_number(result.score)}" if hasattr(result, "score") else ""
 
     @property
@@ -62,34 +83,43 @@ class Report:
             self._table = result.summary() if hasattr(result, "summary") and getattr(result, "draws", 4) >= 4 else None
         return self._table
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Address, value and deviation, of a result that has no table of draws."""
-        result = self.result
+    def rows(self) -> list[tuple[str, ...]]:
+        """Of a result that has no table of draws: a head, and for each address the value and its deviation."""
+        result, deviation = self.result, getattr(self.result, "std", None)
         if hasattr(result, "log_weights"):
-            return [
-                ("/".join(map(str, a)), _number(result.mean(a)), _number(result.std(a)))
-                for a in result.addresses()[:40]
-            ]
-        if hasattr(result, "history"):
+            values, addresses, head = result.mean, result.addresses(), "mean"
+        elif hasattr(result, "covariance"):
+            values, addresses, head = result.mode.__getitem__, result.mode.addresses(), "mode"
+        elif hasattr(result, "history"):
             choices = result.trace.choices
-            return [("/".join(map(str, a)), _number(choices[a]), "") for a in choices.addresses()[:40]]
-        return []
+            values, addresses, head = choices.__getitem__, choices.addresses(), "mode"
+        else:
+            return []
+        found: list[tuple[str, ...]] = [("", head, "sd") if deviation else ("", head)]
+        for a in addresses[:_ROWS]:
+            numbers = [values(a), deviation(a)] if deviation else [values(a)]
+            found.append(("/".join(map(str, a)), *map(_number, numbers)))
+        more = len(addresses) - _ROWS
+        return [*found, (f"... {more} more", *[""] * (len(found[0]) - 1))] if more > 0 else found
 
     def __str__(self) -> str:
-        body = str(self.table) if self.table is not None else _aligned(self.rows()) or repr(self.result)
+        body = str(self.table) if self.table is not None else columns(self.rows()) or repr(self.result)
         return "\n".join([self.head(), body, *self.lines()]).rstrip()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/html": self.html()}
 
+    def text(self, screen: Any) -> str:
+        return str(self)
+
     def html(self) -> str:
-        body = self.table._repr_html_() if self.table is not None else f"<pre>{escape(_aligned(self.rows()))}</pre>"
-        below = "<br>".join(escape(line) for line in self.lines() if line)
-        return f"<div><b>{escape(self.head())}</b>{body}<p>{below}</p></div>"
+        body = self.table._repr_html_() if self.table is not None else _html_table(self.rows())
+        head, below = ("<br>".join(map(escape, lines)) for lines in (self.head().splitlines(), self.lines()))
+        return f"<div><b>{head}</b>{body}<p>{below}</p></div>"
 
 
 def _model(result: Any) -> str:
-    call = getattr(result, "call", None)
+    call = getattr(result, "call", None) or getattr(getattr(result, "density", None), "call", None)
     gen_fn = call.gen_fn if call is not None else getattr(getattr(result, "trace", None), "gen_fn", None)
     if gen_fn is None:
         return ""
@@ -116,9 +146,6 @@ def _khat(log_weights: Any) -> float:
     return float(psis(np.asarray(log_weights))[1]) if len(log_weights) >= 25 else float("nan")
 
 
-def _aligned(rows: list[tuple[str, str, str]]) -> str:
-    if not rows:
-        return ""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(head)
+def _html_table(rows: list[tuple[str, ...]]) -> str:
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

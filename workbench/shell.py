@@ -26,6 +26,8 @@ usage: genmlx-shell [options]                    a prompt with genmlx in scope
        genmlx-shell [options] FILE [ARG ...]     run a script (.py), a notebook (.py with # %% cells,
                                                  .ipynb), or IPython code (.ipy)
        genmlx-shell [options] < FILE             run code from standard input (also: -)
+       genmlx-shell --kernel [options]           a Jupyter kernel for editors, consoles and JupyterLab;
+                                                 --kernel --help says more
 
 options:
   -i              stay at the prompt after CODE or FILE
@@ -77,8 +79,10 @@ class GenShell(TerminalInteractiveShell):
     def _banner1_default(self) -> str:
         import mlx.core as mx
 
+        from .memory import cache_limit, shown
+
         mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
-        return f"GenMLX {__version__}   mlx {mlx}   {mx.default_device()}\n"
+        return f"GenMLX {__version__}   mlx {mlx}   {mx.default_device()}   cache up to {shown(cache_limit())}\n"
 
     def init_completer(self) -> None:
         super().init_completer()
@@ -107,13 +111,15 @@ class GenShell(TerminalInteractiveShell):
             options["bottom_toolbar"] = self.toolbar
         return options
 
-    def toolbar(self) -> str:
-        """Device, memory, the models that were defined last, the last posterior; what failed to load."""
+    def toolbar(self) -> list[tuple[str, str]]:
+        """Device, memory, the models that were defined last, the last posterior; in red, what failed to load."""
         session = getattr(self, "_genmlx_session", None)
+        if session is None:
+            return []
         try:
-            return "" if session is None else session.toolbar()
+            return [("", session.toolbar()), *(("fg:ansired bold", f"  {name}!") for name in session.pending())]
         except Exception as error:  # a toolbar that raises would take the prompt with it
-            return f" {type(error).__name__}: {error}"
+            return [("", f" {type(error).__name__}: {error}")]
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         if not (self.batch and issubclass(self._get_exc_info(exc_tuple)[0], SystemExit)):
@@ -169,6 +175,8 @@ class GenApp(TerminalIPythonApp):
             if option == "--":
                 break
             name, equals, _ = option.lstrip("-").partition("=")
+            if option == "--kernel":
+                self.refuse("--kernel comes first: genmlx-shell --kernel [options]")
             if option == "-c":
                 if not rest:
                     self.refuse("-c needs code to run")
@@ -211,6 +219,9 @@ class GenApp(TerminalIPythonApp):
         print(f"genmlx {__version__}")
 
     def init_shell(self) -> None:
+        from .memory import limit_cache
+
+        limit_cache()
         terminal = sys.stdout.isatty() and sys.stderr.isatty()
         plain = not terminal or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         if not self.interact:
@@ -284,7 +295,20 @@ class GenApp(TerminalIPythonApp):
         return shell.run_cells([Cell(1, "code", text, 1, filename)])
 
 
+def kernel(arguments: list[str]) -> None:
+    try:
+        from . import kernel
+    except ModuleNotFoundError as error:
+        if error.name not in ("ipykernel", "jupyter_client"):
+            raise
+        print('genmlx-shell: --kernel needs ipykernel: pip install "genmlx[jupyter]"', file=sys.stderr)
+        sys.exit(2)
+    kernel.main(arguments)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--kernel"]:
+        return kernel(sys.argv[2:])
     try:
         app = GenApp.instance()
         app.initialize()

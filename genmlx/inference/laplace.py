@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from genmlx import random
 from genmlx.choicemap import ChoiceMap
+from genmlx.display import mimebundle, pretty
 from genmlx.errors import GenError, show_address
 from genmlx.gfi import Call
 from genmlx.inference.lbfgs import Ascent
@@ -65,6 +66,8 @@ class LaplaceApproximation:
         traces = vgenerate(density.call, choices, n, key).trace
         log_ml = mx.logsumexp(log_weights) - math.log(n)
         return Particles(traces, log_weights, log_ml, density.call, density.observations, self.status, self.timing)
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         return f"<LaplaceApproximation of {self.density.call!r}: log_ml {self.log_ml.item():.6g}, at {self.mode!r}>"

@@ -28,7 +28,8 @@ class Progress(NamedTuple):
     counts the steps of this phase that diverged. Two of its values are functions, to be called when they are wanted:
     ``chains()``, the statistics of each chain, and ``watch()``, the draws of some numbers, ``[chains, draws]`` by name.
 
-    A callback that returns a word ends the run after this block, with that word as its status.
+    A callback that returns a word ends the run after this block, with that word as its status. One that has a method
+    ``interrupted`` is told by it of the Ctrl-C after which the run ends with the block at hand.
     """
 
     algorithm: str
@@ -79,6 +80,9 @@ class Loop:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+        told = getattr(self.progress, "interrupted", None)
+        if callable(told):
+            told()
 
     def resume(self, restore: Callable[[Place], None]) -> Place:
         """Where the checkpoint left the run, which ``restore`` takes up; or its start."""

@@ -9,6 +9,8 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx import random
+from genmlx.display import mimebundle, pretty
+from genmlx.errors import name_of
 from genmlx.gfi import Call
 from genmlx.inference.lbfgs import Ascent
 from genmlx.inference.log_density import LogDensity
@@ -17,7 +19,7 @@ from genmlx.inference.problem import positive_count
 from genmlx.trace import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Optimum:
     """``trace`` is the model's trace at the mode, ``score`` its log joint density, ``history`` that of every restart
     after each step, [steps + 1, restarts]; ``status`` is ``complete`` or ``interrupted``."""
@@ -26,7 +28,12 @@ class Optimum:
     score: mx.array
     history: mx.array
     status: str = "complete"
-    timing: dict[str, float] = field(default_factory=dict, repr=False)
+    timing: dict[str, float] = field(default_factory=dict)
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
+
+    def __repr__(self) -> str:
+        return f"<Optimum of {name_of(self.trace.gen_fn)}: log density {self.score.item():.6g}>"
 
 
 def map_optimize(

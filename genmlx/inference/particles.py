@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from genmlx.address import normalise
 from genmlx.choicemap import ChoiceMap, show_value
+from genmlx.display import mimebundle, pretty
 from genmlx.errors import UsageError, show_addresses
 from genmlx.gfi import Call
 from genmlx.inference.problem import positive_count
@@ -117,6 +118,8 @@ class Particles:
             status=self.status,
             timing=self.timing,
         )
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         name = getattr(self.traces.gen_fn, "__name__", "")

@@ -12,6 +12,7 @@ import mlx.core as mx
 from genmlx import archive
 from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
+from genmlx.display import mimebundle, pretty
 from genmlx.errors import UnknownAddress, UsageError, name_of, nearest, show_addresses
 from genmlx.gfi import Call, gen_errors
 from genmlx.versions import pinned
@@ -251,6 +252,8 @@ class Posterior:
         # What numpy and json say about bytes of any other kind is of many types.
         except Exception as error:
             raise archive.unreadable(path, *_SAVED, error) from None
+
+    _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
         model = "" if self.call is None else f" of {name_of(self.call.gen_fn)}"

@@ -1,7 +1,10 @@
 """``%infer`` in a headless shell: what it runs, binds and shows, and what its mistakes say."""
 
 import math
+import os
 import re
+import signal
+import threading
 
 import mlx.core as mx
 import pytest
@@ -9,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from genmlx.inference import Optimum, Particles, Posterior
+from genmlx.inference import InferenceInterrupted, Optimum, Particles, Posterior
 
 MODEL = """
 @gen
@@ -70,7 +73,7 @@ def test_a_semicolon_shows_nothing_but_binds(run, ip):
     result.raise_error()
     assert out == "" and ip.user_ns["quiet"].draws == 5
     assert run("%infer mh line(xs) | given y=ys -n 5 -c 2;")[1] == ""
-    assert run("%infer mh line(xs) | given y=ys -n 5 -c 2;\nquiet")[1].endswith("'slope', 'intercept'>\n")
+    assert "\nPosterior mh 2x5 line v1\n" in run("%infer mh line(xs) | given y=ys -n 5 -c 2;\nquiet")[1]
 
 
 def test_the_last_line_again_with_other_options(run, ip):
@@ -112,7 +115,8 @@ def test_a_run_ends_when_it_is_asked_to(run, ip):
         "%infer nuts line(xs) | given y=ys -n 100000 -w 200 -s 2 --until 'rhat<1.05, divergences<5' -o till"
     )
     result.raise_error()
-    assert ip.user_ns["till"].status == "enough" and "line v1: enough" in out
+    till = ip.user_ns["till"]
+    assert till.status == "enough" and f"till: stopped by --until at {till.draws}/100000 draws (4 chains)" in out
 
 
 def test_a_dry_run_says_what_would_run(run):
@@ -171,3 +175,42 @@ def test_mistakes(run, line, message, under):
     if under is not None:
         start = rest[1].index("^")
         assert rest[0][start : start + rest[1].count("^")] == under
+
+
+def interrupting(run, line):
+    """Run a line, with Ctrl-C after its first half second."""
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        return run(line)
+    finally:
+        timer.cancel()
+
+
+def test_ctrl_c_returns_what_was_drawn_or_raises_with_it(run, ip):
+    """In a script it raises: a shell without a terminal or a kernel is one."""
+    ip._genmlx_session.settings.on_interrupt = "return"
+    result, out, _ = interrupting(run, "%infer mh line(xs) | given y=ys -n 10000000 -c 2 -o kept")
+    result.raise_error()
+    kept = ip.user_ns["kept"]
+    assert kept.status == "interrupted" and 0 < kept.draws < 10_000_000
+    assert f"kept: interrupted at {kept.draws}/10000000 draws (2 chains)" in out
+    for setting in ("raise", "auto"):
+        ip._genmlx_session.settings.on_interrupt = setting
+        result, _, _ = interrupting(run, "%infer mh line(xs) | given y=ys -n 10000000 -c 2 -o lost")
+        error = result.error_in_exec
+        assert isinstance(error, InferenceInterrupted) and "interrupted; what was drawn is in _post" in str(error)
+        assert ip.user_ns["lost"] is ip.user_ns["_post"] is error.result and error.result.status == "interrupted"
+        del ip.user_ns["lost"]
+
+
+def test_results_at_the_prompt_are_tables_and_in_a_list_one_line(run, ip):
+    run("%infer mh line(xs) | given y=ys -n 5 -c 2 -o post;\n%infer is line(xs) | given y=ys -o ps;")[0].raise_error()
+    run("%infer map line(xs) | given y=ys -o best;\n%infer laplace line(xs) | given y=ys -o lap;")[0].raise_error()
+    heads = {"post": "Posterior mh 2x5", "ps": "Particles n=1,000", "best": "Optimum", "lap": "LaplaceApproximation"}
+    for name, head in heads.items():
+        head += f" line {ip.user_ns['line'].version!r}"
+        out = run(name)[1]
+        assert out.partition("\n")[2].startswith(f"{head}\n") and re.search(r"^slope +\S", out, re.MULTILINE)
+        assert f"<b>{head}</b><table>" in ip.user_ns[name]._repr_mimebundle_()["text/html"]
+        assert len(run(f"[{name}]")[1].strip().splitlines()) == 1

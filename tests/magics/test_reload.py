@@ -113,13 +113,13 @@ def test_a_syntax_error_keeps_what_runs(nb):
     nb("from models import inner")
     bad = nb.file("models.py", INNER.format(mu=0, sigma=1) + "\n\nx = (1,\n")
     assert nb("pass") == "[reload] models.py:8 SyntaxError: '(' was never closed - keeping v1 (stale)\n"
-    assert nb.ip._genmlx_session.pending == ["models.py!"]
+    assert nb.ip._genmlx_session.pending() == ["models.py"]
     assert nb("pass") == "" and nb.score("inner", x=2.0) == close(density(2, 0))
     os.utime(bad, ns=(1, 1))
     assert nb("pass") == ""
     nb.file("models.py", INNER.format(mu=3, sigma=1))
     assert lines(nb("pass")) == ["[reload] models.py: inner v1 -> v2 (line 5)"]
-    assert nb.score("inner", x=3.0) == close(density(0, 0)) and nb.ip._genmlx_session.pending == []
+    assert nb.score("inner", x=3.0) == close(density(0, 0)) and nb.ip._genmlx_session.pending() == []
 
 
 def test_a_file_that_is_put_back_is_no_longer_pending(nb):
@@ -130,7 +130,7 @@ def test_a_file_that_is_put_back_is_no_longer_pending(nb):
     nb("pass")
     nb.file("models.py", good)
     assert nb("pass") == "[reload] models.py: again what runs (v1)\n"
-    assert nb("pass") == "" and nb.ip._genmlx_session.pending == []
+    assert nb("pass") == "" and nb.ip._genmlx_session.pending() == []
     nb.file("models.py", good + "(\n")
     assert "SyntaxError" in nb("pass")
 

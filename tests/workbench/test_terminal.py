@@ -15,14 +15,16 @@ ROWS, COLUMNS = 30, 100
 class Terminal:
     """A program on a pseudo terminal; `screen` is what it has drawn."""
 
-    def __init__(self, arguments, environment, folder):
+    def __init__(self, arguments, environment, folder, reports=False):
+        """With `reports` it tells programs where the cursor is, as terminals do: prompt-toolkit's toolbar needs that."""
+        self._reports = reports
         self._drawn = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self._drawn)
         self._started = time.monotonic()
         self.process = pexpect.spawn(
             sys.executable,
             arguments,
-            env={**environment, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"},
+            env={**environment, "TERM": "xterm-256color", **({} if reports else {"PROMPT_TOOLKIT_NO_CPR": "1"})},
             cwd=str(folder),
             dimensions=(ROWS, COLUMNS),
         )
@@ -38,7 +40,10 @@ class Terminal:
             if time.monotonic() > end:
                 raise AssertionError(f"no {pattern!r} on the screen:\n{self.screen}")
             try:
-                self._stream.feed(self.process.read_nonblocking(65536, timeout=0.02))
+                said = self.process.read_nonblocking(65536, timeout=0.02)
+                self._stream.feed(said)
+                if self._reports and b"\x1b[6n" in said:
+                    self.type(f"\x1b[{self._drawn.cursor.y + 1};{self._drawn.cursor.x + 1}R")
             except pexpect.TIMEOUT:
                 pass
             except pexpect.EOF:
@@ -59,8 +64,8 @@ class Terminal:
 def terminal(environment, tmp_path):
     opened: list[Terminal] = []
 
-    def start(*arguments: str) -> Terminal:
-        opened.append(Terminal([*arguments], environment, tmp_path))
+    def start(*arguments: str, reports: bool = False) -> Terminal:
+        opened.append(Terminal([*arguments], environment, tmp_path, reports))
         return opened[-1]
 
     yield start
@@ -114,6 +119,57 @@ def test_history_is_kept_for_the_next_session(terminal):
     second.wait(r"^gen\[1\]>")
     second.type("\x1b[A")
     second.wait(r"^gen\[1\]> 6 \* 7")
+
+
+LINE = "%%gen\rdef line(xs):\rslope ~ normal(0, 10)\ry ~ normal(slope * xs, 1)\r\r"
+
+
+def test_ctrl_c_in_a_run_keeps_what_was_drawn(terminal):
+    """The run says at once that it has heard, ends with the block at hand, and the posterior is there."""
+    shell = terminal("-m", "workbench.shell", "--no-banner")
+    shell.wait(r"^gen\[1\]>")
+    shell.type(LINE)
+    shell.wait(r"^gen\[2\]>")
+    shell.type("%infer mh line(mx.arange(3)) | given y=[0, 1, 2] -n 10000000 -o post\r")
+    shell.wait(r"sampling \d+/10000000")
+    shell.wait(r"^ slope +\S+ +rhat \d")  # the curve of an address, and its R-hat
+    shell.type("\x03")
+    shell.wait(r"^post: interrupted at \d+/10000000 draws \(4 chains\)")
+    shell.wait(r"^gen\[3\]>")
+    assert "sampling" not in shell.screen and re.search(r"^slope +\d", shell.screen, re.MULTILINE)
+    shell.type("post.status\r")
+    shell.wait(r"^Out\[3\]: 'interrupted'")
+
+
+def test_a_figure_in_a_terminal_is_painted_in_place(terminal):
+    shell = terminal("-m", "workbench.shell", "--no-banner")
+    shell.wait(r"^gen\[1\]>")
+    shell.type(LINE)
+    shell.wait(r"^gen\[2\]>")
+    shell.type("%infer mh line(mx.arange(3)) | given y=[0, 1, 2] -n 10000000 --time 3 --live mpl -o post\r")
+    shell.wait(r"^sampling [\d,]+ of 10,000,000\nslope\n")
+    assert shell.screen.count("of 10,000,000") == 1 and re.search("[\u2801-\u28ff]", shell.screen)
+    shell.wait(r"^gen\[3\]>")
+    assert "of 10,000,000" not in shell.screen and "post: stopped by --time at" in shell.screen
+    shell.type("_fig.kind\r")
+    shell.wait(r"^Out\[3\]: 'live'")
+
+
+def test_the_toolbar(terminal):
+    shell = terminal("-m", "workbench.shell", "--no-banner", reports=True)
+    shell.wait(r"^ genmlx - Device\(cpu, 0\) - active 0 B - cache 0 B - peak 0 B$")
+    shell.type(LINE)
+    shell.wait(r"^gen\[2\]>")
+    shell.wait(r"peak \d+ B - line v1$")
+    shell.type("%infer mh line(mx.arange(3)) | given y=[0, 1, 2] -n 50 -c 2;\r")
+    shell.wait(r"^gen\[3\]>")
+    shell.wait(r"- line v1 - post 2x50$")
+    shell.type("%%gen\rdef line(xs):\rslope ~ normal(0, 10\r\r")
+    shell.wait(r"^gen\[4\]>")
+    shell.wait(r"- line v1 - post 2x50  line!$")
+    shell.type(LINE)
+    shell.wait(r"^gen\[5\]>")
+    shell.wait(r"- line v1 - post 2x50$")
 
 
 HEAVY = ("jedi", "matplotlib", "nbformat", "numpy", "rich", "scipy")
