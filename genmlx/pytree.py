@@ -16,14 +16,18 @@ def flatten(tree: Any) -> tuple[list, optree.PyTreeSpec]:
     return leaves, spec
 
 
-def map_arrays(f: Callable, tree: Any, *rest: Any) -> Any:
-    """``f`` of every array leaf (and the leaves at its place in ``rest``); other leaves stay."""
-    return optree.tree_map(
-        lambda leaf, *others: f(leaf, *others) if isinstance(leaf, mx.array) else leaf,
-        tree,
-        *rest,
-        namespace=NAMESPACE,
-    )
+def map_arrays(f: Callable, tree: Any) -> Any:
+    """``f`` of every array leaf; other leaves stay. An array in several places becomes one array in all of them."""
+    made: dict[int, Any] = {}
+
+    def once(leaf: Any) -> Any:
+        if not isinstance(leaf, mx.array):
+            return leaf
+        if id(leaf) not in made:
+            made[id(leaf)] = f(leaf)
+        return made[id(leaf)]
+
+    return optree.tree_map(once, tree, namespace=NAMESPACE)
 
 
 class Skeleton:

@@ -80,6 +80,10 @@ class VectorizedTrace:
     def __iter__(self) -> Iterator[Trace]:
         return (self[i] for i in range(self.n))
 
+    def __contains__(self, address: Any) -> bool:
+        """Whether there is a choice at the address or below it."""
+        return address in self.choices
+
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, int) and not isinstance(which, bool):
             if not -self.n <= which < self.n:
@@ -236,12 +240,16 @@ def where(condition: mx.array, new: Any, old: Any) -> Any:
     others, _ = split_arrays(_without_args(old))
     if len(arrays) != len(others):
         raise GenError("the two traces do not have the same choices", gen_fn=new.gen_fn)
+    pairs = {(id(a), id(b)): (a, b) for a, b in zip(arrays, others, strict=True)}
+    picked = {which: _picked(condition, *pair) for which, pair in pairs.items()}
+    return _with_args(skeleton.fill([picked[id(a), id(b)] for a, b in zip(arrays, others, strict=True)]), new.args)
+
+
+def _picked(condition: mx.array, a: mx.array, b: mx.array) -> mx.array:
+    if a is b:
+        return a
     lead = condition.ndim
-    picked = [
-        a if a is b else mx.where(condition[(..., *[None] * (a.ndim - lead))] if a.ndim > lead else condition, a, b)
-        for a, b in zip(arrays, others, strict=True)
-    ]
-    return _with_args(skeleton.fill(picked), new.args)
+    return mx.where(condition[(..., *[None] * (a.ndim - lead))] if a.ndim > lead else condition, a, b)
 
 
 def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
@@ -255,20 +263,21 @@ def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
         arrays, fill = _lanes_of(value, n)
         batched.append(arrays)
         fills.append(fill)
-    flat = [array for arrays in batched for array in arrays]
+    # An array that stands in several places is one array in the lane too: that is how an update sees what is unchanged.
+    distinct: dict[int, mx.array] = {id(array): array for arrays in batched for array in arrays}
+    places = {which: place for place, which in enumerate(distinct)}
     skeletons = []
 
     def lane(index: mx.array, *arrays: mx.array) -> list:
-        rest, given = list(arrays), []
-        for own, fill in zip(batched, fills, strict=True):
-            given.append(fill(rest[: len(own)]))
-            rest = rest[len(own) :]
+        given = [
+            fill([arrays[places[id(array)]] for array in own]) for own, fill in zip(batched, fills, strict=True)
+        ]
         out, skeleton = split_arrays(f(lane_key(key, index, n), *given))
         skeletons.append(skeleton)
         return out or [index]
 
     with host_value_errors("batched"):
-        out = vmap_list(lane, mx.arange(n), *flat)
+        out = vmap_list(lane, mx.arange(n), *distinct.values())
     skeleton = skeletons[-1]
     return _marked(skeleton.fill(out if skeleton.places else []), n)
 

@@ -48,6 +48,7 @@ def automatic(call: Call, observations: Any) -> Method:
     """The method for a model: by whether its latent choices are continuous or discrete, and stay the same."""
     from genmlx.errors import GenError
     from genmlx.inference.log_density import LogDensity
+    from genmlx.inference.loop import InferenceInterrupted
 
     try:
         LogDensity(call, observations)
@@ -58,6 +59,8 @@ def automatic(call: Call, observations: Any) -> Method:
         try:
             METHODS[name].load()(call, observations, draws=1, warmup=0, chains=1)
             return METHODS[name]
+        except InferenceInterrupted:
+            raise
         except GenError:
             continue
     return METHODS["mh"]

@@ -5,9 +5,11 @@ import threading
 import mlx.core as mx
 import numpy as np
 import pytest
+import scipy.stats
 
-from genmlx import GenError, choicemap, dist, flip, gen, normal, select, trace
+from genmlx import GenError, choicemap, dist, flip, gamma, gen, normal, select, trace, unfold
 from genmlx.errors import BatchError, ParameterError, UsageError
+from genmlx.vectorized import where
 
 
 @gen
@@ -73,6 +75,7 @@ def test_as_many_lanes_as_elements(n):
 
 def test_lanes_of_choice_maps():
     batch = branchless().vsimulate(4, key=0)
+    assert "x" in batch and "z" not in batch
     own = choicemap({"x": mx.arange(4.0)}).batched(4)
     assert np.array_equal(batch.update(own).trace["x"], np.arange(4.0))
     assert np.array_equal(batch.update(own.set("y", 2.0)).trace["y"], np.full(4, 2.0))
@@ -145,3 +148,32 @@ def test_arguments_are_shared_and_kept():
     assert new.trace.args[1] == 2.0 and new.weight.shape == (2,)
     for i in range(2):
         assert abs(new.weight[i].item() - batch[i].update({}, args=(xs + 1,)).weight.item()) < 1e-4
+
+
+def test_a_batch_that_grows_runs_one_step_whatever_was_resampled():
+    """An array that several traces share stays shared in every lane, so that an update sees that it is the same."""
+    runs = []
+
+    @gen
+    def step(t, x, scale):
+        runs.append(t)
+        return trace("x", normal(x, scale))
+
+    walk = unfold(step)
+
+    @gen
+    def model(n):
+        trace("z", walk(n, 0.0, trace("scale", gamma(2.0, 2.0))))
+
+    batch = model(3).vsimulate(4, key=0)
+    for n in (4, 5, 6):
+        batch = batch.take([3, 1, 1, 0])
+        runs.clear()
+        batch = batch.update(None, args=(n,), key=n).trace
+        assert runs == [n - 1]
+    kept = where(mx.array([True, False, True, True]), batch, batch.take([0, 0, 1, 2]))
+    runs.clear()
+    longer, weight, *_ = kept.update({("z", 6, "x"): 0.5}, args=(7,), key=9)
+    assert runs == [6] and np.allclose(longer.score, [model(7).assess(tr.choices).score.item() for tr in longer])
+    last, scale = (np.array(kept[a]) for a in (("z", 5, "x"), "scale"))
+    assert np.allclose(weight, scipy.stats.norm.logpdf(0.5, last, scale), rtol=1e-4)
