@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
     from .percent import Cell
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class CellCompiler(CachingCompiler):
@@ -80,8 +84,17 @@ def describe_cell(path: str, cell: Cell, line: int) -> str:
 def describe_error(path: str, cell: Cell, error: BaseException) -> str:
     """`path:line (cell n) ValueError: message`."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    message = f": {message}" if message else ""
+    message = f": {plain(message)}" if message else ""
     return f"{describe_cell(path, cell, error_line(cell, error))} {type(error).__name__}{message}"
+
+
+def plain(text: str) -> str:
+    """Without colours and the like.
+
+    >>> plain("\\x1b[1;31mred\\x1b[0m")
+    'red'
+    """
+    return _ANSI.sub("", text)
 
 
 def excerpt(cell: Cell, line: int) -> str:
@@ -91,9 +104,9 @@ def excerpt(cell: Cell, line: int) -> str:
     return "\n".join(f"{'>' if n == line else ' '} {n:4} | {lines[n - 1].rstrip()}".rstrip() for n in numbers)
 
 
-def deeper_frames(cell: Cell, error: BaseException) -> str:
-    """One line for each call below the cell, down to where the error arose."""
-    below = _frames(cell, error)[1:]
+def deeper_frames(cell: Cell, error: BaseException, without: str = "") -> str:
+    """One line for each call below the cell, down to where the error arose; none for those in the file `without`."""
+    below = [frame for frame in _frames(cell, error)[1:] if frame.filename != without]
     return "".join(f"\n       in {frame.filename}:{frame.lineno} {frame.name}" for frame in below)
 
 

@@ -70,7 +70,7 @@ def parse_ipynb(text: str, filename: str) -> list[Cell]:
     try:
         content = json.loads(text)
         return [
-            Cell(n, c["cell_type"], "".join(c["source"]), 1, f"{filename}#cell{n}", "", c["metadata"])
+            Cell(n, c["cell_type"], "".join(c["source"]), 1, f"{filename}#cell{n}", *_titled(c["metadata"]))
             for n, c in enumerate(content["cells"], 1)
         ]
     except (ValueError, KeyError, TypeError) as error:
@@ -91,6 +91,27 @@ def read_notebook(path: str | Path) -> list[Cell] | None:
         return parse_ipynb(path.read_text(encoding="utf-8"), filename)
     text = read_source(path)
     return parse_percent(text, filename) if is_percent(text) else None
+
+
+def _titled(metadata: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The title that jupytext and we keep among the metadata of a cell, and the rest of these."""
+    title = metadata.get("title", "")
+    return str(title), {key: value for key, value in metadata.items() if key != "title"}
+
+
+def notebook_cells(path: str | Path) -> list[Cell]:
+    """The cells of a file that has to be a notebook.
+
+    Raises:
+        NotebookError: it is none, or cannot be read.
+    """
+    try:
+        cells = read_notebook(path)
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        raise NotebookError(f"cannot be read: {error}") from None
+    if cells is None:
+        raise NotebookError("not a notebook: no line starts with # %%")
+    return cells
 
 
 def _trim(lines: list[str], line: int) -> tuple[list[str], int]:

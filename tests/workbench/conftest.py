@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "DISPLAY", "NO_COLOR", "PYTHONSTARTUP")}
+    ours = ("MPLBACKEND", "DISPLAY", "NO_COLOR", "PYTHONSTARTUP", "GITHUB_ACTIONS", "GITHUB_WORKSPACE")
+    kept = {k: v for k, v in os.environ.items() if k not in ours}
     kept["IPYTHONDIR"] = str(tmp_path_factory.mktemp("ipython"))
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     return kept

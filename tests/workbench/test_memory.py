@@ -54,6 +54,20 @@ def test_cells_nest_and_an_end_without_a_beginning_says_nothing():
     assert inner is not None and outer is not None and outer["seconds"] >= inner["seconds"]
 
 
+def test_a_cell_is_charged_with_its_peak_before_one_that_it_runs():
+    meter = Meter()
+    meter.begin()
+    passing = mx.ones((1000, 1000))
+    mx.eval(passing)
+    del passing
+    meter.begin()
+    inner = meter.end()
+    assert inner is not None and meter.last is None
+    outer = meter.end()
+    assert outer is not None and meter.last is outer
+    assert outer["peak"] >= inner["peak"] + 4_000_000
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [("x = 1", True), ("", False), ("# note", False), ("%mem --top 3", False), ("line?", False), ("%mem\nx", True)],
