@@ -149,8 +149,8 @@ class Weighing:
             )
         kept, old = self._kept(weighed), self.posterior.addresses()
         return weighed, Carrying(
-            before=_shown(self.posterior.call, self.posterior.pins),
-            after=_shown(self.call, {}),
+            before=_shown(self.posterior.call, self.posterior.pins, self._edited()),
+            after=_shown(self.call, {}, self._edited()),
             kept=kept,
             new=[a for a in weighed.addresses() if a not in kept],
             dropped=[a for a in old if a not in kept],
@@ -160,6 +160,13 @@ class Weighing:
             impossible={a: n for a, n in impossible.items() if n},
             khat=khat(log_weights),
         )
+
+    def _edited(self) -> list[Any]:
+        """The models that the posterior's calls, and that have another version now."""
+        old = self.posterior.call
+        if old is None or self.call.gen_fn is not old.gen_fn:
+            return []
+        return [h for h, v in self.posterior.pins.items() if h is not old.gen_fn and h.version is not v]
 
     def _kept(self, weighed: Posterior) -> list[tuple]:
         return [a for a in self.posterior.addresses() if a in weighed and a not in self.redrawn]
@@ -374,9 +381,13 @@ def _moves(name: str, steps: int, moved: Posterior) -> str:
     return f"{line}, acceptance {accept:.2f}"
 
 
-def _shown(call: Call | None, pins: dict) -> str:
-    """The model and its version, as ``line v2``."""
+def _shown(call: Call | None, pins: dict, inner: list[Any]) -> str:
+    """The model and its version, with those of models inside of it: ``line v2 (prior v3)``."""
     if call is None:
         return "a saved posterior"
-    version = pins.get(call.gen_fn, getattr(call.gen_fn, "version", None))
-    return " ".join(str(part) for part in (name_of(call.gen_fn), version) if part is not None)
+
+    def of(gen_fn: Any) -> str:
+        version = pins.get(gen_fn, getattr(gen_fn, "version", None))
+        return " ".join(str(part) for part in (name_of(gen_fn), version) if part is not None)
+
+    return of(call.gen_fn) + (f" ({', '.join(map(of, inner))})" if inner else "")

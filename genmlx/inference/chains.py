@@ -24,7 +24,7 @@ from genmlx.inference.live_rhat import WATCHED, LiveRhat
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import checked_problem, positive_count
-from genmlx.inference.walks import STARTS, Checked, Walk, resumed, started
+from genmlx.inference.walks import STARTS, Unrecorded, Walk, resumed, started
 from genmlx.random import LaneKey
 from genmlx.trace import Trace
 from genmlx.vectorized import VectorizedTrace, where
@@ -104,7 +104,7 @@ def run_kernel(
     settings = {"kernel": kernel, "start": list(trace.choices.items())}
     run = Run("run_kernel", call, observations, draws, warmup, thin, key, progress, checkpoint, settings, trace.pins)
     return run.through(
-        lambda streams: Checked(trace, kernel, Check(observations), observations)
+        lambda streams: Unrecorded(trace, kernel, observations, Check(observations))
         if check
         else resumed(trace, kernel, observations)
     )

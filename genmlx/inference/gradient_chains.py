@@ -220,7 +220,7 @@ class Walk:
                 self.count_divergences(table)
                 if learned.update(self._column(table, "accept"), self.point.position):
                     learned.find_step_size(accept_at)
-            return lambda: self.shown({name: float(self._column(table, name).mean()) for name in self.names})
+            return lambda: self._shown_early(table)
 
         if done == 0:
             learned.find_step_size(accept_at, None if step_size is None else [step_size] * self.n)
@@ -258,6 +258,18 @@ class Walk:
         """What a progress callback is told."""
         found = {**means, "step_size": self.step_size, "draws": draws, "rhat": rhat}
         return found | ({"divergences": self.diverged} if "diverging" in self.names else {})
+
+    def _shown_early(self, table: Any) -> dict:
+        """What it is told in warm-up, which keeps no draws: of each number, where the chains are."""
+        import numpy as np
+
+        each = {name: self._column(table, name) for name in self.names}
+        place = np.array(self.point.position)[:, None]
+        return {
+            **self.shown({name: float(values.mean()) for name, values in each.items()}),
+            "chains": lambda: {name: values.tolist() for name, values in each.items()},
+            "watch": lambda: self.watched(place),
+        }
 
     def _transition(self) -> Any:
         """One transition of every chain; what each did, packed, as a numpy array."""

@@ -58,7 +58,7 @@ def importance_sampling(
     def block(start: int, stop: int) -> dict:
         for i in range(start, stop):
             n = min(_BLOCK, particles - i * _BLOCK)
-            trace, weight = _weighted(call, observations, proposal, n, keys[i])
+            trace, weight = weighted(call, observations, proposal, n, keys[i])
             mx.eval(weight, trace.score, [v for _, v in trace.choices.items()])
             parts.append((trace, weight))
         return {"log_ml": log_mean_exp(mx.concatenate([w for _, w in parts])).item()}
@@ -90,7 +90,10 @@ def importance_resampling(
     return weighted.resample(samples, streams.resample)
 
 
-def _weighted(call: Call, observations: ChoiceMap, proposal: Call | None, n: int, key: Any) -> tuple:
+def weighted(
+    call: Call, observations: ChoiceMap, proposal: Call | None, n: int, key: Any
+) -> tuple[VectorizedTrace, mx.array]:
+    """``n`` traces from the prior or the proposal, and their log weights."""
     if proposal is None:
         return vgenerate(call, observations, n, key)
     if not isinstance(proposal, Call):

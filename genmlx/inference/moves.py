@@ -66,6 +66,11 @@ class Translator:
     def new_args(self, trace: Any) -> tuple:
         return trace.args
 
+    def require(self, differs: dict[Any, mx.array]) -> None:
+        """Raise for what a check found, in any lane."""
+        if self.transform is not None:
+            require_none(self.inverse, differs)
+
     def __call__(self, trace: Any, key: Any = None, check: bool = False) -> Translated:
         """Translate a trace, or each trace of a batch. ``check`` puts the inverse to the test, and raises."""
         key = as_key(key)
@@ -74,8 +79,8 @@ class Translator:
                 new, weight, differs = self._each(trace, key, check)
             else:
                 new, weight, differs = self.move(trace, key, check)
-            if check and self.transform is not None:
-                require_none(self.inverse, differs)
+            if check:
+                self.require(differs)
             return Translated(new, as_weight(weight))
 
     def _each(self, traces: VectorizedTrace, key: Any, check: bool) -> Move:
@@ -107,7 +112,7 @@ def proposed(proposal: Any, trace: Any, key: Any) -> Auxiliary:
     """Draw from a proposal: None, a call, or a function from the trace to one."""
     if proposal is None:
         return NO_CHOICES
-    made = _called(proposal, trace).simulate(key)
+    made = called(proposal, trace).simulate(key)
     return Auxiliary(Side.of(made, _FORWARD), made.score)
 
 
@@ -123,14 +128,14 @@ def scored(proposal: Any, trace: Any, moved: Run) -> Auxiliary:
                 where=moved.writes[AUX, address].line,
             )
         return NO_CHOICES
-    call = _called(proposal, trace)
+    call = called(proposal, trace)
     with writing(moved, AUX, _BACKWARD):
         made, _ = call.gen_fn._generate(call.args, written, None)
     require_made(moved, AUX, call.gen_fn, made, written, _BACKWARD)
     return Auxiliary(Side.of(made, _BACKWARD), made.score)
 
 
-def _called(proposal: Any, trace: Any) -> Call:
+def called(proposal: Any, trace: Any) -> Call:
     call = proposal(trace) if callable(proposal) else proposal
     if isinstance(call, Call):
         return call

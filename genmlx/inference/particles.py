@@ -25,6 +25,8 @@ class Particles:
     exp(log_ml) is an unbiased estimate: the mean of the weights.
     """
 
+    algorithm = "importance_resampling"  # that of a posterior of draws from these
+
     def __init__(
         self,
         traces: VectorizedTrace,
@@ -114,7 +116,7 @@ class Particles:
             call=self.call,
             pins=equal.traces.pins,
             observations=self.observations,
-            algorithm="importance_resampling",
+            algorithm=self.algorithm,
             status=self.status,
             timing=self.timing,
         )

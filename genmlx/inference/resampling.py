@@ -12,7 +12,11 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx import random
-from genmlx.errors import ParameterError
+from genmlx.errors import ImpossibleObservation, ParameterError
+
+
+class DegenerateWeights(ParameterError, ImpossibleObservation):
+    """Every particle has weight zero."""
 
 
 def host_weights(log_weights: mx.array) -> Any:
@@ -21,7 +25,7 @@ def host_weights(log_weights: mx.array) -> Any:
 
     logs, top = _checked(log_weights)
     if top == -math.inf:
-        raise ParameterError("every particle has weight zero", hint="more particles, or a better proposal")
+        raise DegenerateWeights("every particle has weight zero", hint="more particles, or a better proposal")
     weights = np.exp(logs - top)
     return weights / weights.sum()
 
@@ -41,10 +45,15 @@ def log_mean_exp(log_weights: mx.array) -> mx.array:
     >>> round(log_mean_exp(mx.array([-1.0, -2.0, -3.0])).item(), 6)
     -1.691006
     """
+    return mx.array(log_mean(log_weights))
+
+
+def log_mean(log_weights: mx.array) -> float:
+    """``log_mean_exp`` in float64."""
     import numpy as np
 
     logs, top = _checked(log_weights)
-    return mx.array(top if top == -math.inf else top + math.log(np.exp(logs - top).mean()))
+    return top if top == -math.inf else top + math.log(np.exp(logs - top).mean())
 
 
 def effective_size(log_weights: mx.array) -> mx.array:
@@ -109,6 +118,66 @@ def residual(weights: Any, n: int, key: Any) -> Any:
         return kept[:n]
     rest = np.maximum(weights * n - copies, 0.0)
     return np.concatenate([kept, multinomial(rest / rest.sum(), n - len(kept), key)])
+
+
+def conditional_resample(log_weights: mx.array, kept: int, n: int, key: Any, scheme: str = "systematic") -> mx.array:
+    """Indices ``[n]`` as ``resample`` draws them, given that one is ``kept``, which comes first.
+
+    Where a scheme makes O copies of a particle, it is one in proportion to O, so the law of the other copies is that
+    of the scheme weighted by O: the copy's place on the unit interval is uniform in the particle's share of it.
+    Andrieu, Doucet and Holenstein (2010); Chopin and Singh (2015), "On particle Gibbs sampling".
+    """
+    import numpy as np
+
+    weights = host_weights(log_weights)
+    place_key, rest_key = random.split(random.as_key(key))
+    place = float(_uniform(place_key, 1)[0])
+    if scheme == "multinomial":
+        rest = multinomial(weights, n - 1, rest_key)
+    elif scheme == "residual":
+        copies = np.floor(weights * n + 1e-9).astype(int)
+        left = np.maximum(weights * n - copies, 0.0)
+        drawn = n - int(copies.sum())
+        if place * weights[kept] * n < copies[kept] or drawn <= 0:
+            copies[kept] -= 1
+        else:
+            drawn -= 1
+        sure = np.repeat(np.arange(len(weights)), copies)[: n - 1]
+        rest = np.concatenate([sure, multinomial(left / left.sum(), drawn, rest_key)]) if drawn > 0 else sure
+    else:
+        edges = np.concatenate([[0.0], np.cumsum(weights)]) * n
+        at = edges[kept] + place * (edges[kept + 1] - edges[kept])
+        mine = min(int(at), n - 1)
+        shifts = np.full(n, at - mine) if scheme == "systematic" else _uniform(rest_key, n)
+        rest = np.delete(_invert(weights, (np.arange(n) + shifts) / n), mine)
+    return mx.array(np.concatenate([[kept], rest]).astype(np.int32))
+
+
+def optimal_resize(log_weights: mx.array, n: int, key: Any) -> tuple[mx.array, mx.array]:
+    """Indices ``[n]`` of the particles to keep, and their log weights: the least expected squared error of weights.
+
+    With c such that the sum of min(1, c w_i) is n, particles with c w_i >= 1 keep their weight, and others are drawn
+    systematically, none of them twice, with weight 1 / c each. Fearnhead and Clifford (2003), "On-line inference for
+    hidden Markov models via particle filters".
+    """
+    import numpy as np
+
+    weights = host_weights(log_weights)
+    largest = np.argsort(-weights, kind="stable")
+    order = weights[largest]
+    # With the k largest kept, c = (n - k) / (the sum of the others); the right k is the first for which c w_k+1 < 1.
+    rest = np.cumsum(order[::-1])[::-1]
+    kept = next((k for k in range(n) if order[k] * (n - k) < rest[k]), n)
+    sure = np.sort(largest[:kept])
+    if kept == n:
+        index = mx.array(sure.astype(np.int32))
+        return index, log_weights[index]
+    logs, others = np.array(log_weights, dtype=np.float64), weights.copy()
+    others[sure] = 0.0
+    drawn = systematic(others / others.sum(), n - kept, random.as_key(key))
+    each = math.log(rest[kept] / (n - kept)) + np.logaddexp.reduce(logs)
+    new = np.concatenate([logs[sure], np.full(n - kept, each)])
+    return mx.array(np.concatenate([sure, drawn]).astype(np.int32)), mx.array(new.astype(np.float32))
 
 
 def _uniform(key: Any, n: int) -> Any:

@@ -93,7 +93,7 @@ def _kernel(call: Call, observations: ChoiceMap, make_kernel: MakeKernel, first:
     return make_kernel(first, observations)
 
 
-def _visit(choices: ChoiceMap, observations: ChoiceMap) -> ChoiceMap:
+def latent_choices(choices: ChoiceMap, observations: ChoiceMap) -> ChoiceMap:
     """The latent choices of a state, which must have all observed ones."""
     for address in observations:
         if address not in choices:
@@ -111,7 +111,7 @@ def _visiting(step: Step, kernel: Kernel, observations: ChoiceMap) -> Callable:
     def visit(state: Any, key: Any) -> Any:
         state, info = step(state, key)
         choices, score = kernel.read(state)
-        return state, (_visit(choices, observations), score, info)
+        return state, (latent_choices(choices, observations), score, info)
 
     return visit
 
@@ -208,22 +208,35 @@ class Single:
         self._state = skeleton.fill(arrays)
 
 
-class Checked:
-    """Traces moved by a kernel that is checked after every application, and never recorded."""
+class Unrecorded:
+    """Traces moved by a kernel that is no recorded graph, and may be watched at each application."""
 
-    execution = "handlers: checked after every application"
+    execution = "handlers: at every application"
 
-    def __init__(self, trace: Any, kernel: Kernel, watch: Callable, observations: ChoiceMap):
+    def __init__(self, trace: Any, kernel: Kernel, observations: ChoiceMap, watch: Callable | None = None):
         self.trace, self.kernel, self.watch, self.observations = trace, kernel, watch, observations
         self.chains = trace.n if isinstance(trace, VectorizedTrace) else 1
 
     def advance(self, key: Any, warm: bool = False) -> tuple[ChoiceMap, Any, dict]:
         self.trace, info = self.kernel.apply(self.trace, key, self.watch)
-        visited = _visit(self.trace.choices, self.observations), self.trace.score, info
+        visited = latent_choices(self.trace.choices, self.observations), self.trace.score, info
         return visited if isinstance(self.trace, VectorizedTrace) else _of_one_chain(*visited)
 
     def arrays(self) -> list:
         return split_arrays(self.trace.lanes if isinstance(self.trace, VectorizedTrace) else self.trace)[0]
+
+    def state(self) -> tuple[Any, list]:
+        choices = self.trace.choices.to_dict()
+        return list(choices), [mx.array(value) for value in choices.values()]
+
+    def restore(self, head: Any, arrays: list) -> None:
+        """From the choices: the same operations on the same values give the same scores to the last bit."""
+        call = Call(self.trace.gen_fn, self.trace.args, {})
+        choices = from_items(zip(map(tuple, head), arrays, strict=True))
+        if isinstance(self.trace, VectorizedTrace):
+            self.trace = vgenerate(call, choices.batched(self.chains), self.chains, mx.random.key(0)).trace
+        else:
+            self.trace = call.gen_fn._generate(call.args, choices, None)[0]
 
 
 def _of_one_chain(choices: ChoiceMap, score: Any, info: dict) -> tuple[ChoiceMap, Any, dict]:

@@ -1,0 +1,74 @@
+"""What a particle filter did, step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class FilterStep(NamedTuple):
+    """One step: the effective size of its weights, what it added to the log evidence, and what followed.
+
+    ``ancestors`` has, for each particle after the step, the index of the one before that it was resampled from; None
+    where none were. ``accept`` is the mean acceptance of rejuvenation, NaN without.
+    """
+
+    ess: float
+    log_ml_increment: float
+    log_ml: float
+    ancestors: Any = None
+    accept: float = math.nan
+    recorded: Any = None
+
+    @property
+    def resampled(self) -> bool:
+        return self.ancestors is not None
+
+
+class History:
+    """The steps of a filter as columns: ``ess``, ``log_ml_increment``, ``log_ml``, ``resampled``, ``accept``, [steps].
+
+    ``history[t]`` is one step, ``ancestors`` a list of indices ``[n]`` or None, ``recorded`` what ``record`` returned.
+    """
+
+    def __init__(self, steps: tuple[FilterStep, ...] = ()):
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[FilterStep]:
+        return iter(self.steps)
+
+    def __getitem__(self, t: int) -> FilterStep:
+        return self.steps[t]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("ancestors", "recorded"):
+            return [getattr(step, name) for step in self.steps]
+        if name in ("ess", "log_ml_increment", "log_ml", "resampled", "accept"):
+            import numpy as np
+
+            return np.array([getattr(step, name) for step in self.steps])
+        raise AttributeError(name)
+
+    def added(self, step: FilterStep) -> History:
+        return History((*self.steps, step))
+
+    def amended(self, **values: Any) -> History:
+        """With the last step changed."""
+        return History((*self.steps[:-1], self.steps[-1]._replace(**values)))
+
+    def lineage(self, particle: int) -> list[int]:
+        """For each step, which of its particles, as they were weighted then, became this one of now."""
+        found = []
+        for step in reversed(self.steps):
+            if step.ancestors is not None:
+                particle = int(step.ancestors[particle])
+            found.append(particle)
+        return found[::-1]
+
+    def __repr__(self) -> str:
+        resampled = sum(step.resampled for step in self.steps)
+        return f"<History of {len(self)} steps, {resampled} of them resampled>"
