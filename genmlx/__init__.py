@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from genmlx.dist.custom import distribution as distribution
     from genmlx.dist.transformed import dist_transform as dist_transform
     from genmlx.inference import DeterministicTranslator as DeterministicTranslator
+    from genmlx.inference import Enumeration as Enumeration
     from genmlx.inference import GeneralTranslator as GeneralTranslator
     from genmlx.inference import InferenceInterrupted as InferenceInterrupted
     from genmlx.inference import Kernel as Kernel
@@ -77,20 +78,30 @@ if TYPE_CHECKING:
     from genmlx.inference import Particles as Particles
     from genmlx.inference import Posterior as Posterior
     from genmlx.inference import SimpleExtendingTranslator as SimpleExtendingTranslator
+    from genmlx.inference import StateSpace as StateSpace
     from genmlx.inference import SymmetricTranslator as SymmetricTranslator
     from genmlx.inference import Translated as Translated
     from genmlx.inference import chain as chain
     from genmlx.inference import cycle_kernels as cycle_kernels
     from genmlx.inference import elliptical_slice as elliptical_slice
     from genmlx.inference import elliptical_slice_kernel as elliptical_slice_kernel
+    from genmlx.inference import enumerate_posterior as enumerate_posterior
+    from genmlx.inference import extended_kalman_filter as extended_kalman_filter
     from genmlx.inference import gibbs as gibbs
     from genmlx.inference import gibbs_kernel as gibbs_kernel
     from genmlx.inference import hmc as hmc
     from genmlx.inference import hmc_gibbs as hmc_gibbs
     from genmlx.inference import hmc_kernel as hmc_kernel
+    from genmlx.inference import hmm_forward as hmm_forward
+    from genmlx.inference import hmm_sample as hmm_sample
+    from genmlx.inference import hmm_smooth as hmm_smooth
+    from genmlx.inference import hmm_viterbi as hmm_viterbi
     from genmlx.inference import importance_resampling as importance_resampling
     from genmlx.inference import importance_sampling as importance_sampling
     from genmlx.inference import involutive_mh as involutive_mh
+    from genmlx.inference import kalman_filter as kalman_filter
+    from genmlx.inference import kalman_sample as kalman_sample
+    from genmlx.inference import kalman_smooth as kalman_smooth
     from genmlx.inference import log_likelihood as log_likelihood
     from genmlx.inference import mala as mala
     from genmlx.inference import mala_kernel as mala_kernel
@@ -114,12 +125,13 @@ if TYPE_CHECKING:
 # Loaded when they are first asked for.
 LAZY = dict.fromkeys(
     """
-    DeterministicTranslator GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum Particles
-    Posterior SimpleExtendingTranslator SymmetricTranslator Translated chain cycle_kernels
-    elliptical_slice elliptical_slice_kernel gibbs gibbs_kernel hmc hmc_gibbs hmc_kernel
-    importance_resampling importance_sampling involutive_mh log_likelihood mala mala_kernel map_optimize
-    mh mh_kernel mix_kernels nuts predictive random_walk random_walk_kernel repeat_kernel reversal
-    run_kernel seed_kernel with_reversal
+    DeterministicTranslator Enumeration GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum
+    Particles Posterior SimpleExtendingTranslator StateSpace SymmetricTranslator Translated chain
+    cycle_kernels elliptical_slice elliptical_slice_kernel enumerate_posterior extended_kalman_filter
+    gibbs gibbs_kernel hmc hmc_gibbs hmc_kernel hmm_forward hmm_sample hmm_smooth hmm_viterbi
+    importance_resampling importance_sampling involutive_mh kalman_filter kalman_sample kalman_smooth
+    log_likelihood mala mala_kernel map_optimize mh mh_kernel mix_kernels nuts predictive random_walk
+    random_walk_kernel repeat_kernel reversal run_kernel seed_kernel with_reversal
     """.split(),
     "inference",
 )
