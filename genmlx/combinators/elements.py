@@ -7,7 +7,7 @@ size are joined, as in a binary counter: T steps are O(log T) trees, and each st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -34,6 +34,10 @@ class Stack:
     @property
     def stop(self) -> int:
         return self.start + self.size
+
+    def row(self, t: int) -> Any:
+        """The trace of step ``t``."""
+        return map_arrays(lambda array: array[t - self.start], self.trace)
 
 
 register(Stack, lambda s: ((s.trace,), (s.start, s.size)), lambda fixed, children: Stack(children[0], *fixed))
@@ -71,14 +75,13 @@ class Elements:
         found = self.own.get(t)
         if found is not None:
             return found
-        stack = self._stack(t)
-        return map_arrays(lambda array: array[t - stack.start], stack.trace)
+        return self.stack_of(t).row(t)
 
     def _first(self, n: int) -> Elements:
         own = self.own if n == self.n else {t: trace for t, trace in self.own.items() if t < n}
         return Elements([stack for stack in self.stacks if stack.start < n], dict(own), n)
 
-    def _stack(self, t: int) -> Stack:
+    def stack_of(self, t: int) -> Stack:
         return next(stack for stack in self.stacks if stack.start <= t < stack.stop)
 
     def __setitem__(self, t: int, element: Trace) -> None:
@@ -111,7 +114,7 @@ class Elements:
 
     def like(self, t: int) -> Any:
         """A trace of the structure of step ``t``: for what does not depend on values."""
-        return self.own[t] if t in self.own else self._stack(t).trace
+        return self.own[t] if t in self.own else self.stack_of(t).trace
 
     def traces(self) -> Iterator[Trace]:
         """Every trace that is held, stacked or not."""
@@ -158,8 +161,8 @@ def stacked(traces: list) -> Any:
     spec = flat[0][1]
     if any(other != spec for _, other in flat):
         return None
-    leaves = [_column(list(column), [1] * len(traces)) for column in zip(*[leaves for leaves, _ in flat], strict=True)]
-    return _rebuilt(spec, leaves)
+    columns = zip(*[leaves for leaves, _ in flat], strict=True)
+    return _rebuilt(spec, columns, [1] * len(traces))
 
 
 def _joined(a: Stack, b: Stack) -> Stack | None:
@@ -169,14 +172,26 @@ def _joined(a: Stack, b: Stack) -> Stack | None:
     (mine, spec), (theirs, other) = flatten(a.trace), flatten(b.trace)
     if spec != other:
         return None
-    leaves = [_column([x, y], [a.size, b.size], stacks=True) for x, y in zip(mine, theirs, strict=True)]
-    trace = _rebuilt(spec, leaves)
+    trace = _rebuilt(spec, zip(mine, theirs, strict=True), [a.size, b.size], stacks=True)
     return None if trace is None else Stack(trace, a.start, a.size + b.size)
 
 
-def _rebuilt(spec: Any, leaves: list[tuple | None]) -> Any:
-    found = [leaf[0] for leaf in leaves if leaf is not None]
-    return optree.tree_unflatten(spec, found) if len(found) == len(leaves) else None
+def _rebuilt(spec: Any, columns: Iterable[tuple], sizes: list[int], stacks: bool = False) -> Any:
+    """The traces with these leaves as one; None when a leaf cannot be stacked.
+
+    Columns of the same arrays become one array, so that an update goes on to see that, say, a state that a step returns
+    is the choice that it made.
+    """
+    made: dict[tuple, tuple] = {}
+    leaves = []
+    for column in columns:
+        which = tuple(map(id, column))
+        if which not in made:
+            if (stacked := _column(list(column), sizes, stacks)) is None:
+                return None
+            made[which] = stacked
+        leaves.append(made[which][0])
+    return optree.tree_unflatten(spec, leaves)
 
 
 def _rewritten(stack: Stack, own: dict[int, Trace]) -> Any:

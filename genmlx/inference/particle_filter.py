@@ -18,6 +18,7 @@ from genmlx import random
 from genmlx.choicemap import ChoiceMap, _equal
 from genmlx.errors import GenError, ParameterError, UsageError, show_address, show_addresses
 from genmlx.gfi import Call, checked_choices, gen_errors, require_selectable
+from genmlx.inference.attic import NOTHING, Attic, TakenAway, brought_back, found_at, put_away, refers_to_it
 from genmlx.inference.history import FilterStep, History
 from genmlx.inference.importance import weighted
 from genmlx.inference.kernels import Kernel, as_kernel
@@ -67,9 +68,11 @@ class ParticleFilter(Particles):
         call: Call,
         observations: ChoiceMap,
         history: History,
+        attic: Attic = NOTHING,
     ):
-        """``base`` is the log evidence of the steps up to the last resampling."""
-        self.base, self.history = base, history
+        """``base`` is the log evidence of the steps up to the last resampling; ``attic`` has the past of the traces."""
+        self.base, self.history, self.attic = base, history, attic
+        self._whole: VectorizedTrace | None = None
         # In float64: a long series has an evidence of which float32 would lose a little at every step.
         self._log_ml = base + log_mean(log_weights)
         super().__init__(traces, log_weights, mx.array(self._log_ml), call, observations)
@@ -77,10 +80,52 @@ class ParticleFilter(Particles):
     algorithm = "smc"
 
     def _replaced(self, **values: Any) -> ParticleFilter:
-        fields = ("traces", "log_weights", "base", "call", "observations", "history")
-        made = type(self)(**{name: values.get(name, getattr(self, name)) for name in fields})
+        """With other values; traces without an attic are whole."""
+        if "traces" in values:
+            values.setdefault("attic", NOTHING)
+        values.setdefault("traces", self.recent)
+        fields = ("log_weights", "base", "call", "observations", "history", "attic")
+        made = type(self)(values.pop("traces"), **{name: values.get(name, getattr(self, name)) for name in fields})
         made.status, made.timing = self.status, self.timing
         return made
+
+    @property
+    def traces(self) -> VectorizedTrace:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The traces of the particles, whole."""
+        if self._whole is None:
+            self._whole = self.recent if self.attic is NOTHING else brought_back(self.recent, self.attic)
+        return self._whole
+
+    @traces.setter
+    def traces(self, traces: VectorizedTrace) -> None:
+        self.recent = traces  # without the past that is in the attic
+
+    @property
+    def n(self) -> int:
+        return self.recent.n
+
+    def __len__(self) -> int:
+        return self.recent.n
+
+    def __getitem__(self, address: Any) -> Any:
+        """The values at an address, ``[n, *event]``, unweighted; ``Masked`` where only some particles have it."""
+        if self._whole is None and self.attic is not NOTHING:
+            try:
+                return found_at(self.recent, address)
+            except (TakenAway, KeyError):
+                pass
+        return super().__getitem__(address)
+
+    def _applied(self, operation: Callable[[VectorizedTrace], tuple]) -> tuple[VectorizedTrace, Any, Attic]:
+        """An operation on the traces without their past; where it looks at that, or fails, on whole traces."""
+        if self.attic is not NOTHING:
+            try:
+                new, more = operation(self.recent)
+                if not refers_to_it(new):
+                    return new, more, self.attic
+            except Exception:  # whatever it was comes up again
+                pass
+        return *operation(self.traces), NOTHING
 
     def _noted(self, log_ml: float) -> ParticleFilter:
         """With one more step in the history, before which the log evidence was ``log_ml``."""
@@ -156,21 +201,32 @@ class ParticleFilter(Particles):
     def _moved(
         self, translator: Translator, call: Call | None, new: ChoiceMap, key: Any, replace: bool = False
     ) -> ParticleFilter:
+        key = random.as_key(key)
         with gen_errors(self.call.gen_fn):
-            traces, weights = translator(self.traces, key)
+            traces, weights, attic = self._applied(lambda traces: translator(traces, key))
             call = Call(traces.gen_fn, traces.args, {}) if call is None else call
-            return self.extended(traces, weights, call, new, replace)
+            made = self.extended(traces, weights, call, new, replace, attic)
+        made.recent, made.attic = put_away(made.recent, made.attic)
+        return made
 
     def extended(
-        self, traces: VectorizedTrace, weights: mx.array, call: Call, new: ChoiceMap, replace: bool = False
+        self,
+        traces: VectorizedTrace,
+        weights: mx.array,
+        call: Call,
+        new: ChoiceMap,
+        replace: bool = False,
+        attic: Attic = NOTHING,
     ) -> ParticleFilter:
         """One more step, whose traces and weights somebody else has made."""
         # A particle of weight zero keeps it, also where its trace becomes possible: that would be -inf + inf.
         log_weights = mx.where(self.log_weights > -math.inf, self.log_weights + weights, -math.inf)
         evaluate(traces, log_weights)
-        _require_weight(call, traces, log_weights, new, len(self.history))
+        _require_weight(call, traces, log_weights, new, len(self.history), attic)
         observations = new if replace else self.observations.merge(new)
-        made = self._replaced(traces=traces, log_weights=log_weights, call=call, observations=observations)
+        made = self._replaced(
+            traces=traces, log_weights=log_weights, call=call, observations=observations, attic=attic
+        )
         return made._noted(self._log_ml)
 
     # resampling
@@ -202,12 +258,13 @@ class ParticleFilter(Particles):
         """The particles at some indices, with weights up to a factor, which is such that ``log_ml`` stays."""
         import numpy as np
 
-        traces = self.traces.take(index)
+        traces = self.recent.take(index)
+        attic = self.attic if self.attic is NOTHING else Attic(self.attic, index)
         mean = log_mean(log_weights)
         base = self._log_ml - mean if mean > -math.inf else self.base
         before, now = self.history[-1].ancestors, np.array(index)
         history = self.history.amended(ancestors=now if before is None else before[now])
-        return self._replaced(traces=traces, log_weights=log_weights, base=base, history=history)
+        return self._replaced(traces=traces, log_weights=log_weights, base=base, history=history, attic=attic)
 
     def resize(self, n: int, key: Any = None, scheme: str = "multinomial") -> ParticleFilter:
         """``n`` particles, more or fewer, by a resampling scheme; ``log_ml`` stays what it was.
@@ -287,16 +344,23 @@ class ParticleFilter(Particles):
         observation: one that does raises.
         """
         keys = random.split(random.as_key(key), positive_count("steps", steps))
-        kernel = as_move(kernel, self.observations, self.traces)
-        traces, accepted = self.traces, []
-        with pinned(traces.pins), gen_errors(self.call.gen_fn):
+
+        def moved(traces: VectorizedTrace) -> tuple[VectorizedTrace, list]:
+            move, accepted = as_move(kernel, self.observations, traces), []
             for own in keys:
-                traces, info = kernel.apply(traces, own)
+                traces, info = move.apply(traces, own)
                 accepted += [mx.mean(mx.array(info["accept"]))] if "accept" in info else []
                 evaluate(traces, traces.score)
-            self._require_observations(f"the kernel {kernel.name}", traces)
+            return traces, accepted
+
+        with pinned(self.recent.pins), gen_errors(self.call.gen_fn):
+            traces, accepted, attic = self._applied(moved)
+            name = getattr(kernel, "name", None) or getattr(kernel, "__name__", "of rejuvenation")
+            self._require_observations(f"the kernel {name}", traces)
         accept = mx.mean(mx.stack(accepted)).item() if accepted else math.nan
-        return self._replaced(traces=traces, history=self.history.amended(accept=accept))
+        made = self._replaced(traces=traces, history=self.history.amended(accept=accept), attic=attic)
+        made.recent, made.attic = put_away(made.recent, made.attic)
+        return made
 
     def move_reweight(self, move: Any, key: Any = None) -> ParticleFilter:
         """Each particle moved, with its weight changed by what the move leaves out.
@@ -321,7 +385,11 @@ class ParticleFilter(Particles):
 
     def _require_observations(self, name: str, traces: VectorizedTrace) -> None:
         for address, value in self.observations.items():
-            if not mx.all(value_of(traces.choices[address]) == mx.array(value)).item():
+            try:
+                found = found_at(traces, address)
+            except TakenAway:  # and is not moved there
+                continue
+            if not mx.all(value_of(found) == mx.array(value)).item():
                 raise GenError(
                     f"{name} moved an observed choice",
                     address=address,
@@ -360,9 +428,15 @@ def evaluate(traces: VectorizedTrace, *more: mx.array) -> None:
 
 
 def _require_weight(
-    call: Call, traces: VectorizedTrace, log_weights: mx.array, observations: ChoiceMap, step: int
+    call: Call,
+    traces: VectorizedTrace,
+    log_weights: mx.array,
+    observations: ChoiceMap,
+    step: int,
+    attic: Attic = NOTHING,
 ) -> None:
     if mx.any(mx.isnan(log_weights)).item():
+        traces = brought_back(traces, attic)
         broken = (a for a in traces.choices if mx.any(mx.isnan(traces.project(select(a)))).item())
         raise ParameterError(
             f"after step {step} a particle's weight is NaN: so is a density of the model at a draw",
@@ -371,7 +445,7 @@ def _require_weight(
         )
     if log_mean(log_weights) > -math.inf:
         return
-    error = impossible(call, traces, observations)
+    error = impossible(call, brought_back(traces, attic), observations)
     raise DegenerateWeights(
         f"after step {step} every particle has weight zero: {error.what}",
         address=error.address,

@@ -211,9 +211,8 @@ class Single:
 class Unrecorded:
     """Traces moved by a kernel that is no recorded graph, and may be watched at each application."""
 
-    execution = "handlers: at every application"
-
     def __init__(self, trace: Any, kernel: Kernel, observations: ChoiceMap, watch: Callable | None = None):
+        self.execution = f"handlers: {'at' if watch is None else 'checked after'} every application"
         self.trace, self.kernel, self.watch, self.observations = trace, kernel, watch, observations
         self.chains = trace.n if isinstance(trace, VectorizedTrace) else 1
 
