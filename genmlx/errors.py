@@ -170,7 +170,16 @@ def show_line(filename: str, line: int) -> str:
     """
     cell = filename.removeprefix("<ipython-input-").partition("-")[0]
     typed = filename.startswith("<ipython-input-") and cell.isdigit()
-    return f"Cell In[{cell}], line {line}" if typed else f"{filename}:{line}"
+    where = f"Cell In[{cell}]" if typed else _cell_of_kernel(filename)
+    return f"{where}, line {line}" if where else f"{filename}:{line}"
+
+
+def _cell_of_kernel(filename: str) -> str | None:
+    """The cell that a Jupyter kernel keeps under the name of a temporary file."""
+    module = sys.modules.get("IPython.core.getipython")
+    shell = None if module is None else module.get_ipython()
+    found = None if shell is None else shell.compile.format_code_name(filename)
+    return found and " ".join(found)
 
 
 def caller_line() -> str | None:

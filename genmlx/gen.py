@@ -23,7 +23,7 @@ from genmlx.params import ParamStore, current_value, peek
 from genmlx.pytree import register
 from genmlx.selection import ALL, Selection, select
 from genmlx.trace import Trace
-from genmlx.versions import pinned, resolve
+from genmlx.versions import current_pins, pinned, resolve
 
 
 def trace(address: Any, call: Call) -> Any:
@@ -246,7 +246,7 @@ class GenFn(GenerativeFunction):
         return Arguments(bound.args, bound.kwargs) if bound.kwargs else bound.args
 
     def __call__(self, *args: Any, **kwargs: Any) -> Call:
-        if self.orphan is not None and not self._warned:
+        if self.orphan is not None and not self._warned and current_pins().get(self, self._version) is self._version:
             self._warned = True
             warnings.warn(f"{self.orphan} no longer defines {self.__name__}: {self._version!r} is used", stacklevel=2)
         if kwargs or len(args) != self._version.simple:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from genmlx.address import normalise
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items
-from genmlx.errors import AddressCollision, AddressError, UsageError, is_library_file, under
+from genmlx.errors import AddressCollision, AddressError, UsageError, is_library_file, show_line, under
 from genmlx.gfi import Call, GenerativeFunction, argument_diffs, total
 from genmlx.random import Keys
 from genmlx.selection import Selection
@@ -119,7 +119,7 @@ def _collision(what: str, address: tuple) -> AddressCollision:
 
 
 def _show(line: Any) -> str:
-    return "?" if line is None else f"{line[0].co_filename}:{line[1]}"
+    return "?" if line is None else show_line(line[0].co_filename, line[1])
 
 
 def below(tree: Any, address: tuple) -> Any:

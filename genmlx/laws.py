@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from genmlx.choicemap import ChoiceMap, covering
 from genmlx.errors import BatchError, GenError, UsageError, user_line
+from genmlx.gen import GenFn
 from genmlx.gfi import Call
 from genmlx.random import Keys, as_key
 from genmlx.selection import ALL, NONE, select
@@ -65,7 +66,9 @@ class Laws(list[LawResult]):
         """Raise a LawError for the first law that does not hold."""
         for result in self:
             if result.broken is not None:
-                error = LawError(f"{result.law}: {result.broken},", gen_fn=self.call.gen_fn)
+                pure = "a body that depends on its arguments and choices alone: no random numbers or state of its own"
+                hint = pure if type(self.call.gen_fn) is GenFn else None
+                error = LawError(f"{result.law}: {result.broken},", gen_fn=self.call.gen_fn, hint=hint)
                 error.results = self
                 raise error from result.cause
 

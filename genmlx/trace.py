@@ -88,6 +88,10 @@ class Trace:
     def __getitem__(self, address: Any) -> Any:
         return self.choices[address]
 
+    def __contains__(self, address: Any) -> bool:
+        """Whether there is a choice at the address or below it."""
+        return address in self.choices
+
     def update(
         self, constraints: Any = None, args: Any = None, argdiffs: Any = None, key: Any = None, strict: bool = True
     ) -> Any:

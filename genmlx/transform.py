@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx.choicemap import ChoiceMap
-from genmlx.errors import UsageError
+from genmlx.errors import UsageError, show_line
 from genmlx.gfi import checked_choices
 from genmlx.jacobian import AUX, MODEL
 from genmlx.transform_run import NOTHING, Run, Side
@@ -37,7 +37,7 @@ class Transform:
 
     @property
     def line(self) -> str:
-        return f"{self.function.__code__.co_filename}:{self.function.__code__.co_firstlineno}"
+        return show_line(self.function.__code__.co_filename, self.function.__code__.co_firstlineno)
 
     def __call__(self, choices: Any = None, aux: Any = None, args: tuple = ()) -> Transformed:
         """The transform of plain choices, without a model."""

@@ -44,7 +44,9 @@ class InferMagics(SessionMagics):
         if "save" in line:
             result.save(line.word("save"))
         if "quiet" not in line and not line.silent:
-            self.session.show(result, plan.report(result))
+            self.session.show(result, plan.report(result), plan.output)
+        elif plan.output is not None:
+            plan.output.update({"text/plain": plan.report(result).head()}, raw=True)
         return result
 
     def _whole(self, line: Line, cell: str | None) -> Line:
@@ -94,6 +96,7 @@ class Plan:
         self.observations = observations(line, self.call, names)
         self.method = self._method()
         self.notes: list[str] = []
+        self.output: Any = None  # in which a notebook shows the run
         self.keywords = self._keywords()
         self.label = line.word("name")
 
@@ -155,7 +158,7 @@ class Plan:
         version = getattr(model, "version", None)
         shape = f"{k['chains']} chains x {k['draws']}" if "chains" in k else ""
         parts = [self.method.name, " ".join(str(x) for x in (name_of(model), version) if x), shape]
-        given = ", ".join("/".join(map(str, a)) for a in self.observations.addresses()[:6])
+        given = ", ".join(list(dict.fromkeys(str(a[0]) for a in self.observations.addresses()))[:6])
         return "  ".join(part for part in parts if part) + (f"  given {given}" if given else "")
 
     def run(self) -> Any:
@@ -183,7 +186,7 @@ class Plan:
 
         wanted = self.session.settings.on_interrupt
         if wanted == "auto":
-            wanted = "raise" if self.session.scripted() else "return"
+            wanted = "return" if self.session.attended() else "raise"
         if getattr(result, "status", "") == "interrupted" and wanted == "raise":
             error = InferenceInterrupted(f"{self.title()}: interrupted; what was drawn is in _post")
             error.result = result

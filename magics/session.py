@@ -37,11 +37,17 @@ class Session:
     def names(self) -> dict[str, Any]:
         return self.ip.user_ns
 
-    def show(self, result: Any, picture: Any) -> None:
-        """Display a picture of a result that the magic also returns, and keep IPython from showing that as well."""
+    def show(self, result: Any, picture: Any, output: Any = None) -> None:
+        """Display a picture of a result that the magic also returns, and keep IPython from showing that as well.
+
+        It takes the place of what is there already in ``output``, a DisplayHandle.
+        """
         from IPython.display import display
 
-        display(picture)
+        if output is None:
+            display(picture)
+        else:
+            output.update(picture)
         self.hide(result)
 
     def hide(self, result: Any) -> None:
@@ -95,6 +101,12 @@ class Session:
         from genmlx.gen import GenFn
 
         return [(n, v) for n, v in self.names.items() if isinstance(v, GenFn) and not n.startswith("_")]
+
+    def attended(self) -> bool:
+        """Whether somebody is there who sees that a run was cut short."""
+        from workbench.compat import may_ask
+
+        return not self.scripted() and may_ask(self.ip)
 
     def scripted(self) -> bool:
         """Whether cells come from a file or a command line, with nobody there to see what one of them says."""

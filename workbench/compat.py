@@ -17,6 +17,22 @@ def first_before_cells(ip: Any, hook: Callable[[Any], None]) -> None:
     hooks.insert(0, hooks.pop())
 
 
+def may_ask(ip: Any) -> bool:
+    """Whether there is somebody to ask. A kernel is told so by each client: those that run notebooks say no."""
+    return getattr(getattr(ip, "kernel", None), "_allow_stdin", True)
+
+
+def is_console(ip: Any) -> bool:
+    """Whether a kernel's client is a console, where what was shown cannot be replaced.
+
+    Its code is of no cell, and it comes with the user's name, as jupyter_client sends it.
+    """
+    parent = ip.get_parent() if hasattr(ip, "get_parent") else {}
+    user = parent.get("header", {}).get("username")
+    of_cell = "cellId" in parent.get("metadata", {})
+    return may_ask(ip) and not of_cell and user == os.environ.get("USER", "username")
+
+
 def forget_magic(ip: Any, name: str, where: str) -> None:
     """Take away a magic that was registered lazily, so that it can be registered again."""
     manager = ip.magics_manager

@@ -49,8 +49,9 @@ class Diagnosis:
             for tag, row in [("th", self.head), *(("td", row) for row in self.rows)]
         )
         tries = "".join(f"<li><code>{escape(line)}</code></li>" for line in self.tries)
-        below = "".join(f"<p>{escape(line)}</p>" for line in self.lines) + (f"try:<ul>{tries}</ul>" if tries else "")
-        return f"<div>{f'<table>{table}</table>' if self.rows else ''}{below}</div>"
+        lines = "".join(f"<div style='white-space:pre-wrap'>{escape(line)}</div>" for line in self.lines)
+        below = f"try:<ul>{tries}</ul>" if tries else ""
+        return f"<div>{f'<table>{table}</table>' if self.rows else ''}{lines}{below}</div>"
 
 
 def of_posterior(

@@ -50,6 +50,7 @@ class Painter:
         self.write = write or (lambda text: (sys.stdout.write(text), sys.stdout.flush()))
         self.spent = 0.0
         self.figure: Any = None  # what `mpl` draws
+        self.output: Any = None  # of a notebook, in which the last picture waits for the report
         self._next, self._cost, self._height, self._handle = _FIRST, 0.0, 0, None
         self._told: tuple[str, float] = ("", 0.0)
         self._line_at = 0.0
@@ -84,7 +85,7 @@ class Painter:
             self.write("  stopping after this block (again to abort)\n")
 
     def finish(self) -> None:
-        """Take the live picture away: the report of the result follows."""
+        """Take the live picture of a terminal away: the report of the result follows."""
         if self._height:
             self.write(f"\x1b[{self._height}F\x1b[J")
             self._height = 0
@@ -109,10 +110,10 @@ class Painter:
 
         lines = frame(self.title, progress, self.speed(progress), self.width, self.ascii)
         bundle = {"text/html": html(self.title, progress, self.speed(progress)), "text/plain": lines[0]}
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+        if self.output is None:
+            self.output = display(bundle, raw=True, display_id=True)
         else:
-            self._handle.update(bundle, raw=True)
+            self.output.update(bundle, raw=True)
 
     def _show_figure(self, progress: Any) -> None:
         """The figure as an image where there is a notebook, and as text at a terminal."""
@@ -217,7 +218,7 @@ def html(title: str, progress: Any, speed: float) -> str:
 
 def _table(rows: list[tuple[str, ...]]) -> str:
     """Rows of HTML without the stripes and the alignment that a notebook gives to tables."""
-    cell = '<td style="text-align:left;padding:0 2ch 0 0;border:0;white-space:pre">'
+    cell = '<td style="text-align:left;padding:0 2ch 0 0;border:0;line-height:1.5;white-space:pre">'
     lines = "".join(f'<tr style="background:none">{"".join(f"{cell}{one}</td>" for one in row)}</tr>' for row in rows)
     return f'<table style="margin:4px 0;border:0;font-size:inherit">{lines}</table>' if rows else ""
 
@@ -298,7 +299,10 @@ def backend(ip: Any, asked: str | None) -> str:
 
 
 def _notebook(ip: Any) -> bool:
-    return hasattr(ip, "kernel") or "IPKernelApp" in getattr(ip, "config", {})
+    """Whether an output can be replaced by the next one."""
+    from workbench.compat import is_console
+
+    return (hasattr(ip, "kernel") or "IPKernelApp" in getattr(ip, "config", {})) and not is_console(ip)
 
 
 def _paintable() -> bool:
@@ -353,5 +357,6 @@ def watch(plan: Any) -> Iterator[Painter]:
         yield painter
     finally:
         painter.finish()
+        plan.output = painter.output
         if painter.figure is not None:
             session.bind(_fig=painter.figure)

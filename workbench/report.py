@@ -115,7 +115,7 @@ class Report:
     def html(self) -> str:
         body = self.table._repr_html_() if self.table is not None else _html_table(self.rows())
         head, below = ("<br>".join(map(escape, lines)) for lines in (self.head().splitlines(), self.lines()))
-        return f"<div><b>{head}</b>{body}<p>{below}</p></div>"
+        return f"<div><b>{head}</b>{body}<p style='white-space:pre-wrap'>{below}</p></div>"
 
 
 def _model(result: Any) -> str:
@@ -147,5 +147,6 @@ def _khat(log_weights: Any) -> float:
 
 
 def _html_table(rows: list[tuple[str, ...]]) -> str:
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    tags = ["th", *["td"] * len(rows)]
+    cells = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=False)]
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

@@ -16,9 +16,10 @@ from IPython.terminal.prompts import Prompts, RichPromptDisplayHook
 from pygments.token import Token
 from traitlets import Bool, Dict, Int, Type, Unicode, default
 
-from . import __version__
+from . import __version__, banner
 from .execute import CellCompiler, describe_error, remember_source, run_cell
 from .percent import Cell, NotebookError, is_percent, parse_percent, read_notebook, read_source
+from .typed import TypedCells
 
 USAGE = """\
 usage: genmlx-shell [options]                    a prompt with genmlx in scope
@@ -63,7 +64,7 @@ class GenDisplayHook(RichPromptDisplayHook):
             super().write_output_prompt()
 
 
-class GenShell(TerminalInteractiveShell):
+class GenShell(TypedCells, TerminalInteractiveShell):
     """IPython's terminal shell with our prompt, plus a batch mode for code that is not typed."""
 
     prompts_class = Type(GenPrompts).tag(config=True)
@@ -77,33 +78,13 @@ class GenShell(TerminalInteractiveShell):
 
     @default("banner1")
     def _banner1_default(self) -> str:
-        import mlx.core as mx
-
-        from .memory import cache_limit, shown
-
-        mlx = mx.__version__  # pyright: ignore[reportAttributeAccessIssue]
-        return f"GenMLX {__version__}   mlx {mlx}   {mx.default_device()}   cache up to {shown(cache_limit())}\n"
+        return banner()
 
     def init_completer(self) -> None:
         super().init_completer()
         # The first Tab costs 80 ms with jedi and 1 ms without, for the same matches.
         if not any("use_jedi" in self.config[owner.__name__] for owner in (Completer, IPCompleter)):
             self.Completer.use_jedi = False
-
-    def check_complete(self, code: str) -> tuple[str, str]:
-        """A cell magic is indented as the code that it is, and ends at one empty line, as a def does.
-
-        IPython's own rule asks for two empty lines, and indents nothing.
-        """
-        head, newline, body = code.partition("\n")
-        if not (head.startswith("%%") and newline and body.strip()):
-            return super().check_complete(code)
-        if not body.rpartition("\n")[2].strip():
-            return "complete", ""
-        from magics.sugar import assigned
-
-        _, indent = super().check_complete(assigned(body))
-        return "incomplete", indent
 
     def _extra_prompt_options(self) -> dict[str, Any]:
         options = super()._extra_prompt_options()
@@ -295,11 +276,11 @@ class GenApp(TerminalIPythonApp):
         return shell.run_cells([Cell(1, "code", text, 1, filename)])
 
 
-def kernel(arguments: list[str]) -> None:
+def start_kernel(arguments: list[str]) -> None:
     try:
         from . import kernel
     except ModuleNotFoundError as error:
-        if error.name not in ("ipykernel", "jupyter_client"):
+        if error.name != "ipykernel":
             raise
         print('genmlx-shell: --kernel needs ipykernel: pip install "genmlx[jupyter]"', file=sys.stderr)
         sys.exit(2)
@@ -308,7 +289,7 @@ def kernel(arguments: list[str]) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--kernel"]:
-        return kernel(sys.argv[2:])
+        return start_kernel(sys.argv[2:])
     try:
         app = GenApp.instance()
         app.initialize()

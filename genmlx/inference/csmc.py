@@ -124,7 +124,7 @@ class ConditionalFilter(Filtering):
         call, observations, proposal = self.stages[t]
         new, proposal = checked_choices(observations), self.proposal if proposal is None else proposal
         if self.due(pf):
-            kept = 0
+            kept: Any = 0
             if self.ancestors:
                 joint = pf.log_weights + self._futures(pf, t)
                 kept = resample(joint, 1, keys.move.next(), "multinomial").item()
@@ -182,7 +182,7 @@ class _Past:
     ) -> tuple[VectorizedTrace, mx.array]:
         """The first particle after one more step, and what that multiplies its weight by."""
         gen_fn, left, old = call.gen_fn, self.left, set(trace.choices.addresses())
-        args, diffs = gen_fn.changed(trace, gen_fn.bind(call), None)
+        args, diffs = gen_fn.changed(trace.lanes, gen_fn.bind(call), None)
 
         def lane(key: Any, lane: Any) -> Any:
             new, weight, _, _ = gen_fn._update(lane, args, diffs, observations.merge(left), key)

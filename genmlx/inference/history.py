@@ -54,11 +54,11 @@ class History:
         raise AttributeError(name)
 
     def added(self, step: FilterStep) -> History:
-        return History((*self.steps, step))
+        return type(self)((*self.steps, step))
 
     def amended(self, **values: Any) -> History:
         """With the last step changed."""
-        return History((*self.steps[:-1], self.steps[-1]._replace(**values)))
+        return type(self)((*self.steps[:-1], self.steps[-1]._replace(**values)))
 
     def lineage(self, particle: int) -> list[int]:
         """For each step, which of its particles, as they were weighted then, became this one of now."""

@@ -92,7 +92,7 @@ class Loop:
     def run(
         self,
         phase: str,
-        total: int,
+        total: int | Callable[[], int],
         block: Callable[[int, int], Any],
         least: int = 1,
         done: int = 0,
@@ -100,6 +100,7 @@ class Loop:
     ) -> int:
         """Call ``block(start, stop)`` until ``total`` steps are done, or Ctrl-C and ``least``; the steps done.
 
+        Where ``total`` is found out on the way it is a function, which is asked again after each block.
         A run that is resumed has ``done`` some of them already. ``state()`` is what it needs to be resumed, for a
         checkpoint.
 
@@ -111,13 +112,13 @@ class Loop:
             if self.file is not None and state is not None:
                 self.file.offer(phase, done, state, now)
 
-        size, began, first = 1, time.perf_counter(), done
-        while done < total and not (self.interrupted and done >= least):
-            stop = min(done + size, total)
+        size, began, first, most = 1, time.perf_counter(), done, total if callable(total) else lambda: total
+        while done < most() and not (self.interrupted and done >= least):
+            stop = min(done + size, most())
             start = time.perf_counter()
             info = block(done, stop)
             spent = time.perf_counter() - start
-            done = stop
+            done = min(stop, most())
             if spent < _TARGET / 2:
                 size *= 2
             elif spent > _SLOWEST:
@@ -127,7 +128,7 @@ class Loop:
                 shown = time.perf_counter()
                 try:
                     told: Any = info() if callable(info) else info or {}
-                    word = self.progress(Progress(self.algorithm, phase, done, total, shown - self._start, told))
+                    word = self.progress(Progress(self.algorithm, phase, done, most(), shown - self._start, told))
                 except BaseException:
                     save(now=True)
                     raise

@@ -25,7 +25,7 @@ class Particles:
     exp(log_ml) is an unbiased estimate: the mean of the weights.
     """
 
-    algorithm = "importance_resampling"  # that of a posterior of draws from these
+    algorithm = "importance_sampling"
 
     def __init__(
         self,

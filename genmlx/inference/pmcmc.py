@@ -170,7 +170,8 @@ def _filtered(filtering: Filtering, parameters: ChoiceMap, key: Any) -> Place | 
         pf = filtering.run(streams, fixed=parameters)
     except DegenerateWeights:
         return None
-    return Place(_drawn(pf, streams.warmup), pf.log_ml.item())
+    log_ml: Any = pf.log_ml.item()
+    return Place(_drawn(pf, streams.warmup), log_ml)
 
 
 def _drawn(pf: ParticleFilter, key: Any) -> VectorizedTrace:
@@ -205,7 +206,8 @@ class Marginal:
             parameters, log_q = self.moves.propose(place, move_key)
             new = _filtered(self.filtering, parameters, filter_key)
             log_ratio = -math.inf if new is None else new.log_ml - place.log_ml + log_q(new)
-            taken = math.log(random.uniform_open(accept_key).item()) < log_ratio
+            u: Any = random.uniform_open(accept_key).item()
+            taken = math.log(u) < log_ratio
             moved.append(new if taken else place)
             accepts.append(math.exp(min(log_ratio, 0.0)))
         self.places = moved
@@ -270,7 +272,8 @@ class RandomWalk:
 
     def _jacobian(self, u: Any) -> float:
         u = mx.array(u.astype("float32"))
-        return (self.density.logp(u) - self.density.joint(u)).item()
+        found: Any = (self.density.logp(u) - self.density.joint(u)).item()
+        return found
 
     def propose(self, place: Place, key: Any) -> tuple[ChoiceMap, Callable[[Place], float]]:
         import numpy as np

@@ -147,7 +147,8 @@ class Filtering:
 
     def due(self, pf: ParticleFilter) -> bool:
         """Whether the particles are to be resampled."""
-        return self.threshold == 1.0 or pf.ess.item() < self.threshold * pf.n
+        ess: Any = pf.ess.item()
+        return self.threshold == 1.0 or ess < self.threshold * pf.n
 
 
 class StepKeys(NamedTuple):

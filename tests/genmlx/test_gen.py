@@ -318,8 +318,10 @@ def test_what_an_address_means():
     assert tr["call"] == 7 == tr.retval
     assert tr["call", "3", "z"].item() == tr.choices["call"]["3", "z"].item()
     for missing in ("w", ("x", 3), ("y", 0), ("call", "4")):
+        assert missing not in tr
         with pytest.raises(KeyError):
             tr[missing]
+    assert all(there in tr for there in ("y", "x", ("x", 1), ("x", "3"), ("call", "3", "z")))
 
 
 def test_optional_arguments():

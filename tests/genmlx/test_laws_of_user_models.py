@@ -229,3 +229,12 @@ def test_impossible_values_are_no_breach():
 
     assert check_laws(shrinking(), n=20, key=3).ok
     assert choicemap({"x": 2.0})["x"] == 2.0
+
+
+def test_a_body_with_random_numbers_of_its_own_is_told_so():
+    @gen
+    def model():
+        trace("y", normal(mx.random.normal(), 1))
+
+    with pytest.raises(LawError, match="no random numbers or state of its own"):
+        check_laws(model(), n=3, key=0).require()

@@ -207,7 +207,8 @@ def test_ctrl_c_returns_what_was_drawn_or_raises_with_it(run, ip):
 def test_results_at_the_prompt_are_tables_and_in_a_list_one_line(run, ip):
     run("%infer mh line(xs) | given y=ys -n 5 -c 2 -o post;\n%infer is line(xs) | given y=ys -o ps;")[0].raise_error()
     run("%infer map line(xs) | given y=ys -o best;\n%infer laplace line(xs) | given y=ys -o lap;")[0].raise_error()
-    heads = {"post": "Posterior mh 2x5", "ps": "Particles n=1,000", "best": "Optimum", "lap": "LaplaceApproximation"}
+    heads = {"post": "Posterior mh 2x5", "ps": "Particles importance_sampling n=1,000"}
+    heads |= {"best": "Optimum", "lap": "LaplaceApproximation"}
     for name, head in heads.items():
         head += f" line {ip.user_ns['line'].version!r}"
         out = run(name)[1]

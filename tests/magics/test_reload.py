@@ -411,6 +411,18 @@ def test_a_model_that_is_renamed_is_an_orphan(nb):
     assert inner.orphan is None and sys.modules["models"].inner is inner
 
 
+def test_a_trace_of_an_earlier_version_does_not_warn_of_an_orphan(nb):
+    """It calls the version that it has, and not the one that the warning would speak of."""
+    outer = "\n\n@gen\ndef outer():\n    return trace('in', inner())\n"
+    nb.file("models.py", INNER.format(mu=0, sigma=1) + outer)
+    nb("from models import outer\ntr = outer.simulate()")
+    nb.file("models.py", INNER.format(mu=1, sigma=1) + outer)
+    nb("pass")
+    nb.file("models.py", (INNER.format(mu=1, sigma=1) + outer).replace("inner", "other"))
+    assert "inner is gone (orphan)" in nb("pass")
+    assert nb["tr"].update({("in", "x"): 1.0}).trace.score.item() == close(density(1, 0))
+
+
 def test_a_factory_made_model_keeps_what_it_was_made_with(nb):
     """It is no longer what its module would make; would catch old code under new constants."""
     text = (

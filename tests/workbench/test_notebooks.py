@@ -3,12 +3,13 @@
 import csv
 import itertools
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln, k0, logsumexp
 from scipy.stats import norm
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -29,6 +30,52 @@ def notebook(monkeypatch):
     matplotlib.use("agg")
     monkeypatch.setattr(plt, "show", show)
     return lambda name: runpy.run_path(str(NOTEBOOKS / name))
+
+
+@pytest.fixture
+def session(monkeypatch, tmp_path):
+    """`session("06_hot_reload.py")` is the same of a notebook with magics: a shell runs its cells."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    import matplotlib
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from traitlets.config import Config
+
+    from genmlx.gen import _handles
+    from workbench.percent import read_notebook
+
+    def forget_models():
+        for identity in [identity for identity in _handles if identity[0] == "__main__"]:
+            del _handles[identity]
+
+    matplotlib.use("agg")
+    forget_models()
+    config = Config()
+    config.HistoryManager.enabled = config.GenMagics.reload = False
+    config.InteractiveShell.colors = "nocolor"
+    config.GenMagics.mem = "off"
+    shell = InteractiveShell.instance(config=config)
+    shell.extension_manager.load_extension("magics")
+
+    def run(name):
+        path = NOTEBOOKS / name
+        shell.user_ns["__file__"] = str(path)
+        for cell in read_notebook(path) or []:
+            if cell.kind == "code":
+                with capture_output():
+                    result = shell.run_cell(cell.source, store_history=True)
+                result.raise_error()
+        return shell.user_ns
+
+    yield run
+    plt.close("all")
+    shell.extension_manager.unload_extension("magics")
+    InteractiveShell.clear_instance()
+    forget_models()
 
 
 def agree(post, name, truth, errors=4.5):
@@ -226,3 +273,202 @@ def test_change_point(notebook):
         mean_agrees(nb["rates"][..., i], np.sum(q * these))
         if change is not None:
             mean_agrees(nb["both"][..., i], np.sum(q * year[change]))
+
+
+def cars():
+    with open(NOTEBOOKS / "data" / "cars.csv") as file:
+        return np.array([[float(row["speed"]), float(row["dist"])] for row in csv.DictReader(file)]).T
+
+
+def test_debugging(session):
+    """Each message names what is wrong; a prior, a funnel and a product against closed forms.
+
+    Catches a typo that is passed over, a body with random numbers that passes the check, a share of absurd worlds that
+    is of another model, and a sampler that is called good on half of a posterior.
+    """
+    nb = session("05_debugging_a_model.py")
+    expected = (
+        ("UsageError", "no address 'distanse' in stopping v1; did you mean 'distance'?", "^^^^^^^^"),
+        ("LawError", "assess(choices) == score does not hold", "no random numbers or state of its own"),
+        ("ValueMismatch", "f32[50] is not a value", "'distance' in square", "an array of shape [50, 50]"),
+        ("NoStartingPoint", "has log probability -inf at 'distance' in rolling"),
+    )
+    assert len(nb["messages"]) == len(expected)
+    for message, parts in zip(nb["messages"], expected, strict=True):
+        assert all(part in message for part in parts), message
+    assert len(set(nb["scores"])) == 3
+
+    def share(limit, level, power, power_sd, rate):
+        """Worlds above a limit: a normal distribution given the noise, which is integrated out."""
+
+        def given(noise):
+            return norm.sf(limit, power * np.log(10), np.sqrt(level**2 + (power_sd * np.log(10)) ** 2 + noise**2))
+
+        return quad(lambda noise: rate * np.exp(-rate * noise) * given(noise), 0, np.inf)[0]
+
+    for logs, prior in ((nb["vague"], (10, 0, 10, 1)), (nb["sound"], (1, 1.5, 0.5, 3))):
+        for limit in (0, 1.5, 3):
+            share_agrees(logs > limit, share(limit * np.log(10), *prior), len(logs))
+
+    mended = nb["mended"]
+    agree(mended, "log_scale", 0)
+    for q in (0.05, 0.25, 0.75, 0.95):
+        size = float(min(mended.ess("log_scale"), mended.ess_tail("log_scale")))
+        share_agrees(np.array(mended["log_scale"]) < norm.ppf(q, 0, 1.5), q, size)
+    assert nb["funnel"].stats["diverging"].sum().item() > 0
+    assert any("bfmi" in warning for warning in nb["funnel"].summary().warnings)
+
+    # The product of two normal(0, 2) has the density K0(|s| / 4) / (4 pi); a least-squares fit says where it matters.
+    speed, distance = cars()
+    slope, noise = np.meshgrid(np.linspace(2, 4, 401), np.linspace(8, 40, 321), indexing="ij")
+    residual = np.sum((distance[:, None, None] - slope * speed[:, None, None]) ** 2, axis=0)
+    log_prob = np.log(k0(slope / 4)) - 0.05 * noise - 50 * np.log(noise) - 0.5 * residual / noise**2
+    weight = np.exp(log_prob - logsumexp(log_prob))
+    mean_agrees(nb["slope_again"], np.sum(weight * slope))
+    mean_agrees(np.array(nb["positive"]["noise"]), np.sum(weight * noise))
+
+
+def test_hot_reload(session):
+    """Least squares with a row for each prior; scores of the pinned trace and of the rebased one, from the densities.
+
+    Catches a trace that follows an edit, draws that are carried without their weights, and a file with an error in it
+    of which a part is taken over.
+    """
+    nb = session("06_hot_reload.py")
+    speed, distance = cars()
+
+    def exact(columns, sds):
+        rows = np.concatenate([np.stack(columns, -1) / 15, np.diag(1 / np.array(sds))])
+        return np.linalg.lstsq(rows, np.concatenate([distance / 15, np.zeros(len(sds))]), rcond=None)[0]
+
+    one, bend = np.ones(50), (speed / 10) ** 2
+    for post, columns, sds in (
+        (nb["post"], [one, speed], [20, 5]),
+        (nb["narrower"], [one, speed], [5, 5]),
+        (nb["bent"], [one, speed, bend], [5, 5, 0.5]),
+    ):
+        names = ["intercept", "slope", "bend"][: len(sds)]
+        assert post.addresses() == [("slope",), ("intercept",), ("bend",)][: len(sds)]
+        for name, truth in zip(names, exact(columns, sds), strict=True):
+            agree(post, name, truth)
+    assert nb["post"].stale and nb["narrower"].stale and nb["too_far"].stale
+    assert "(line v1) -> stopping v1 (line v2): kept" in str(nb["narrower"].carrying)
+    assert "new 'bend'" in str(nb["bent"].carrying) and "sample anew" in nb["too_far"].carrying.warning
+
+    def score(tr, spread):
+        slope, intercept = tr["slope"].item(), tr["intercept"].item()
+        priors = norm.logpdf(slope, 0, 5) + norm.logpdf(intercept, 0, spread)
+        return priors + norm.logpdf(distance, intercept + slope * speed, 15).sum()
+
+    assert nb["tr"].score.item() == pytest.approx(score(nb["tr"], 20), abs=2e-3)
+    assert nb["again"].score.item() == nb["tr"].score.item()
+    assert nb["rebased"].score.item() == pytest.approx(score(nb["rebased"], 5), abs=2e-3)
+    assert nb["rebased"]["slope"].item() == nb["tr"]["slope"].item()
+    assert nb["stopping"] is nb["braking"].stopping and nb["stopping"].version.number == 3
+
+
+def test_time_series(session):
+    """The flows as one normal vector of a hundred, whose covariance is written down: no filter.
+
+    Catches a filter that is one step off, a smoother that draws from the filtered levels, hidden years that are seen,
+    and a forecast that begins at the last flow or does not spread.
+    """
+    nb = session("07_time_series.py")
+    flow = nb["flow"]
+    assert (len(flow), flow.mean(), nb["year"][0], nb["year"][-1]) == (100, 919.35, 1871, 1970)
+    assert flow.std(ddof=1) == pytest.approx(169.2275, abs=1e-4)  # R's sd(Nile)
+
+    years = np.arange(1, 111)
+    walk = np.minimum(years[:, None], years)
+
+    def given(drift, noise, seen):
+        """log p of the flows that are seen, and mean and variance of all levels given them."""
+        levels = 300.0**2 + drift**2 * walk
+        covariance = levels[np.ix_(seen, seen)] + noise**2 * np.eye(len(seen))
+        gain = np.linalg.solve(covariance, levels[seen]).T
+        apart = flow[seen] - 1000
+        log_prob = -0.5 * (apart @ np.linalg.solve(covariance, apart) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+        return log_prob, 1000 + gain @ apart, np.diag(levels) - np.sum(gain * levels[seen].T, axis=1)
+
+    def average(seen):
+        """log evidence, means of drift and noise, and of the levels; mean and sd of the flows."""
+        points = list(itertools.product(np.arange(4, 160, 8.0), np.arange(75, 180, 5.0)))
+        found = [given(*point, seen) for point in points]
+        log_prob = np.array([each[0] for each in found]) + 2 * np.log(2)
+        log_prob += np.sum(norm.logpdf(points, 0, (100, 200)), axis=1)
+        total = logsumexp(log_prob)
+        weight = np.exp(log_prob - total)
+        level, variance = (weight @ [each[i] for each in found] for i in (1, 2))
+        square = weight @ [each[1] ** 2 + each[2] + noise**2 for each, (_, noise) in zip(found, points, strict=True)]
+        return total + np.log(40.0), weight @ points, level, np.sqrt(square - level**2)
+
+    log_ml, (drift, noise), level, sd = average(np.arange(100))
+    assert nb["exact_log_ml"] == pytest.approx(log_ml, abs=0.01)
+    assert nb["exact"] == pytest.approx({"drift": drift, "noise": noise}, rel=5e-3)
+    assert np.abs(nb["exact_level"] - level[:100]).max() < 1
+    assert nb["ahead_sd"] == pytest.approx(sd[100:], rel=5e-3)
+
+    particles, size = nb["particles"], nb["size"]
+    assert size > 1500 and abs(particles.log_ml.item() - log_ml) < 4.5 / np.sqrt(particles.ess.item())
+    assert np.all(np.abs(nb["levels"].mean(axis=0) - level[:100]) < 4.5 * nb["levels"].std(axis=0) / np.sqrt(size))
+    for i in range(10):
+        assert abs(nb["future_flows"][:, i].mean() - level[100 + i]) < 4.5 * sd[100 + i] / np.sqrt(size)
+        assert abs(nb["future_flows"][:, i].std() / sd[100 + i] - 1) < 4.5 / np.sqrt(size)
+
+    hidden = nb["hidden"]
+    _, _, level, sd = average(np.flatnonzero(~hidden))
+    assert hidden.sum() == 20 and not hidden[[19, 40]].any()
+    found = nb["gap_levels"]
+    assert np.all(np.abs(found.mean(axis=0) - level[:100]) < 5 * found.std(axis=0) / np.sqrt(1000))
+    found = nb["gap_flows"]
+    assert np.all(np.abs(found.mean(axis=0) - level[:100][hidden]) < 5 * found.std(axis=0) / np.sqrt(1000))
+    assert np.all(np.abs(found.std(axis=0) / sd[:100][hidden] - 1) < 5 / np.sqrt(1000))
+
+
+def test_choosing_an_algorithm(session):
+    """The five exact answers that the runs are judged by, each found in another way.
+
+    Catches an answer that is of another model, which would make a good sampler look bad, or the reverse.
+    """
+    nb = session("08_choosing_an_algorithm.py")
+    grid, measured = nb["grid"], nb["measured"]
+    inverse = np.linalg.inv(np.exp(-((grid[:, None] - grid) ** 2) / 8) + 1e-4 * np.eye(40))
+    posterior = np.linalg.inv(inverse + np.eye(40))
+    assert nb["curve_mean"] == pytest.approx(posterior @ measured, abs=1e-6)
+    assert nb["curve_sd"] == pytest.approx(np.sqrt(np.diag(posterior)), abs=1e-6)
+
+    def hill(x, power):
+        return x**power * norm.pdf(x, 0.5, 3) * norm.pdf(2, np.abs(x), 0.3)
+
+    total, first, second = (
+        sum(quad(hill, middle - 2, middle + 2, (power,), points=[middle])[0] for middle in (-2, 2))
+        for power in (0, 1, 2)
+    )
+    assert (nb["x_mean"], nb["x_sd"]) == pytest.approx((first / total, np.sqrt(second / total - (first / total) ** 2)))
+
+    weights = np.zeros(11)
+    for s in itertools.product((0, 1), repeat=10):
+        alike = sum(a == b for a, b in zip(s, s[1:], strict=False))
+        p = norm.pdf(8, alike, 1) * norm.pdf(nb["readings"], s, 0.8).prod()
+        weights += p * np.array([*s, 1])
+    assert nb["switch_mean"] == pytest.approx(weights[:10] / weights[10])
+
+    # All 2^15 sets of wild points; given a set, the line is a linear regression.
+    x, y = np.stack([np.ones(15), nb["xs"]], axis=-1), nb["ys"]
+    wild = np.array(list(itertools.product((False, True), repeat=15)))
+    precision = np.where(wild, 1 / 25, 1 / 0.16)
+    inner = np.einsum("sn,na,nb->sab", precision, x, x) + np.eye(2) / 9
+    right = np.einsum("sn,na,n->sa", precision, x, y)
+    covariance = np.linalg.inv(inner)
+    mean = np.einsum("sab,sb->sa", covariance, right)
+    log_prob = np.where(wild, np.log(0.1), np.log(0.9)).sum(axis=1) + 0.5 * np.log(precision).sum(axis=1)
+    log_prob += 0.5 * np.sum(mean * right, axis=1) - 0.5 * precision @ y**2 - 0.5 * np.linalg.slogdet(inner)[1]
+    weight = np.exp(log_prob - logsumexp(log_prob))
+    exact = weight @ mean
+    spread = weight @ (mean**2 + np.diagonal(covariance, axis1=1, axis2=2)) - exact**2
+    assert nb["line_mean"] == pytest.approx(exact, abs=1e-3)
+    assert nb["line_sd"] == pytest.approx(np.sqrt(spread), rel=0.01)
+
+    rows = np.concatenate([x / 2, np.eye(2) / 3])
+    assert nb["straight_mean"] == pytest.approx(np.linalg.lstsq(rows, [*(y / 2), 0, 0], rcond=None)[0])
+    assert nb["of_straight"]["hmc, 1000 chains"]["error"] < 0.02

@@ -2,62 +2,10 @@
 
 import os
 import re
-import sys
 import time
 
-import pexpect
-import pyte
 import pytest
-
-ROWS, COLUMNS = 30, 100
-
-
-class Terminal:
-    """A program on a pseudo terminal; `screen` is what it has drawn."""
-
-    def __init__(self, arguments, environment, folder, reports=False):
-        """With `reports` it tells programs where the cursor is, as terminals do: prompt-toolkit's toolbar needs that."""
-        self._reports = reports
-        self._drawn = pyte.Screen(COLUMNS, ROWS)
-        self._stream = pyte.ByteStream(self._drawn)
-        self._started = time.monotonic()
-        self.process = pexpect.spawn(
-            sys.executable,
-            arguments,
-            env={**environment, "TERM": "xterm-256color", **({} if reports else {"PROMPT_TOOLKIT_NO_CPR": "1"})},
-            cwd=str(folder),
-            dimensions=(ROWS, COLUMNS),
-        )
-
-    @property
-    def screen(self) -> str:
-        return "\n".join(line.rstrip() for line in self._drawn.display).rstrip()
-
-    def wait(self, pattern: str, seconds: float = 20.0) -> float:
-        """Read until the screen shows the pattern; the seconds since the start."""
-        end = time.monotonic() + seconds
-        while not re.search(pattern, self.screen, re.MULTILINE):
-            if time.monotonic() > end:
-                raise AssertionError(f"no {pattern!r} on the screen:\n{self.screen}")
-            try:
-                said = self.process.read_nonblocking(65536, timeout=0.02)
-                self._stream.feed(said)
-                if self._reports and b"\x1b[6n" in said:
-                    self.type(f"\x1b[{self._drawn.cursor.y + 1};{self._drawn.cursor.x + 1}R")
-            except pexpect.TIMEOUT:
-                pass
-            except pexpect.EOF:
-                raise AssertionError(f"ended before {pattern!r}:\n{self.screen}") from None
-        return time.monotonic() - self._started
-
-    def type(self, text: str) -> None:
-        self.process.send(text)
-
-    def status(self) -> int | None:
-        """The exit status of a program that is about to end."""
-        self.process.expect(pexpect.EOF, timeout=20)
-        self.process.close()
-        return self.process.exitstatus
+from terminal import Terminal
 
 
 @pytest.fixture

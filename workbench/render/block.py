@@ -40,8 +40,10 @@ class Block(NamedTuple):
 
     def html(self) -> str:
         """The same as a table."""
-        cell = '<td style="text-align:left;padding:0 1ch">'
+        cell = '<td style="text-align:left;padding:0 2ch 0 0;border:0;line-height:1.5">'
         rows = ["".join(f"{cell}{escape(text)}</td>" for text in row) for row in self.rows]
-        table = f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
+        lines = "".join(f'<tr style="background:none">{row}</tr>' for row in rows)
+        table = f'<table style="margin:2px 0;border:0;font-size:inherit">{lines}</table>' if rows else ""
         foot = "".join(f"<div>{escape(line)}</div>" for line in self.foot)
-        return f'<div style="font-family:monospace;white-space:pre"><b>{escape(self.head)}</b>{table}{foot}</div>'
+        font = "font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px)"
+        return f'<div style="white-space:pre;{font}"><b>{escape(self.head)}</b>{table}{foot}</div>'

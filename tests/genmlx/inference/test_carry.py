@@ -20,6 +20,7 @@ from genmlx import (
     mh,
     normal,
     nuts,
+    splice,
     trace,
     uniform,
 )
@@ -124,6 +125,20 @@ def test_a_prior_that_is_edited(scale, rejuvenate):
     shown = "carried model v1 -> model v2: kept 'mu'"
     assert str(new.carrying).splitlines()[0] == shown and shown in str(new.summary())
     assert new.algorithm == ("carry" if rejuvenate is None else f"carry({rejuvenate})")
+
+
+def test_an_edit_inside_of_the_model_is_named():
+    inner, edit = edited("return trace('mu', normal(0, 1))", "return trace('mu', normal(0, 2))")
+
+    @gen
+    def outer():
+        trace("y", normal(splice(inner()), 1))
+
+    post = mh(outer(), {"y": 1.0}, draws=500, key=mx.random.key(0))
+    assert "carried outer v1 -> outer v1: kept 'mu'" in str(carry(post, outer(), rejuvenate=None).carrying)
+    edit()
+    shown = "carried outer v1 (model v1) -> outer v1 (model v2): kept 'mu'"
+    assert shown in str(carry(post, outer(), rejuvenate=None).carrying)
 
 
 def test_other_arguments_and_observations():

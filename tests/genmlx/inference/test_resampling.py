@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from genmlx.errors import ParameterError
-from genmlx.inference.resampling import SCHEMES, _invert, effective_size, log_mean_exp, normalised, resample
+from genmlx.inference.resampling import (
+    SCHEMES,
+    _invert,
+    conditional_resample,
+    effective_size,
+    log_mean_exp,
+    normalised,
+    optimal_resize,
+    resample,
+)
 
 INF = math.inf
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
@@ -139,3 +148,101 @@ def test_the_same_key_gives_the_same_particles(scheme):
     runs = [resample(logs([0.11, 0.23, 0.29, 0.37]), 7, seed, scheme).tolist() for seed in (*range(10), *range(10))]
     assert runs[:10] == runs[10:]
     assert len(set(map(tuple, runs))) > 1
+
+
+# a copy that is given
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("n", [2, 5])
+def test_the_conditional_law_is_that_of_the_scheme_given_a_copy(scheme, n):
+    """Of the copies that the scheme makes, take one at random: what is known of the others, given which it is.
+
+    By simulation of both sides: for each particle, the mean and the mean square of the counts of all others agree
+    within 5 standard errors, so that a scheme which only keeps the mean, or draws the rest freely, is found.
+    """
+    log_weights, rng, runs = logs([0.1, 0.45, 0.25, 0.2]), np.random.default_rng(0), 6000
+    free: dict = {k: [] for k in range(4)}
+    for seed in range(runs):
+        copies = np.array(resample(log_weights, n, seed, scheme))
+        free[copies[rng.integers(n)]].append(np.bincount(copies, minlength=4))
+    for kept, expected in free.items():
+        given = [np.array(conditional_resample(log_weights, kept, n, s, scheme)) for s in range(len(expected))]
+        assert all(copies[0] == kept and len(copies) == n for copies in given)
+        found = np.array([np.bincount(copies, minlength=4) for copies in given])
+        for power in (1, 2):
+            a, b = (np.asarray(counts, dtype=float) ** power for counts in (expected, found))
+            error = np.sqrt((a.var(axis=0) + b.var(axis=0)) / len(a)) + 1e-6
+            assert np.all(np.abs(a.mean(axis=0) - b.mean(axis=0)) < 5 * error)
+
+
+# optimal resizing
+
+
+def bisected(weights, n):
+    """c such that the sum of min(1, c w) is n."""
+    low, high = 0.0, n / weights.min()
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if np.minimum(1, c * weights).sum() < n else (low, c)
+    return low
+
+
+SKEW = np.array([0.4, 0.02, 0.2, 0.03, 0.15, 0.05, 0.1, 0.05])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 6, 7])
+def test_optimal_resize_keeps_the_large_and_draws_the_small_once(n):
+    c = bisected(SKEW, n)
+    for seed in range(30):
+        index, new = (np.array(a) for a in optimal_resize(logs(SKEW) + 3.0, n, seed))
+        assert len(set(index.tolist())) == n
+        assert set(np.flatnonzero(c * SKEW > 1 + 1e-6)) <= set(index.tolist())
+        expected = np.where(c * SKEW[index] >= 1, SKEW[index], 1 / c)
+        assert np.exp(new - 3.0) == pytest.approx(expected, rel=1e-5)
+        assert np.exp(new - 3.0).sum() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_optimal_resize_is_unbiased(n):
+    """E[weight of i after] = w_i: within 4.5 standard errors of 2,000 runs."""
+    after = np.zeros((2000, 8))
+    for seed, row in enumerate(after):
+        index, new = (np.array(a) for a in optimal_resize(logs(SKEW), n, seed))
+        row[index] = np.exp(new)
+    error = after.std(axis=0) / math.sqrt(2000)
+    assert np.all(np.abs(after.mean(axis=0) - SKEW) < 4.5 * error + 1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 9])
+def test_optimal_resize_where_some_weigh_nothing(n):
+    """What is left beside the large ones is 0, and not what rounding makes of it, by which it would be divided."""
+    rng = np.random.default_rng(n)
+    for seed in range(100):
+        weights = np.concatenate([rng.gamma(0.5, size=6), np.zeros(3)])
+        with np.errstate(divide="ignore"):
+            log_weights = mx.array(np.log(weights).astype(np.float32))
+        index, new = (np.array(a) for a in optimal_resize(log_weights, n, seed))
+        assert len(set(index.tolist())) == n and index.max() < 9
+        assert np.exp(new).sum() == pytest.approx(weights.sum(), rel=1e-5)
+        assert np.all((new == -INF) == (weights[index] == 0)) and (weights[index] > 0).sum() == min(n, 6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 49, 1000])
+def test_optimal_resize_to_the_same_number_changes_nothing(size):
+    for log_weights in (mx.full((size,), -0.3), mx.array(np.random.default_rng(0).normal(size=size))):
+        index, new = optimal_resize(log_weights, size, 0)
+        assert sorted(index.tolist()) == list(range(size))
+        assert np.allclose(np.array(new), np.array(log_weights)[np.array(index)], atol=1e-5)
+
+
+def test_optimal_resize_of_equal_weights_draws_each_once():
+    for size, n in ((10, 3), (49, 48), (100, 99), (1000, 10)):
+        index, new = optimal_resize(mx.full((size,), 2.0), n, 0)
+        assert len(set(index.tolist())) == n
+        assert np.allclose(np.array(new), 2.0 + math.log(size / n), atol=1e-5)
+
+
+def test_optimal_resize_of_weights_that_are_all_zero_raises():
+    with pytest.raises(ParameterError, match="zero"):
+        optimal_resize(mx.full((3,), -INF), 2, 0)
