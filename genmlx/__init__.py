@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from genmlx.inference import Particles as Particles
     from genmlx.inference import Posterior as Posterior
     from genmlx.inference import SimpleExtendingTranslator as SimpleExtendingTranslator
+    from genmlx.inference import Smcp3Step as Smcp3Step
     from genmlx.inference import StateSpace as StateSpace
     from genmlx.inference import SymmetricTranslator as SymmetricTranslator
     from genmlx.inference import Translated as Translated
@@ -117,6 +118,8 @@ if TYPE_CHECKING:
     from genmlx.inference import reversal as reversal
     from genmlx.inference import run_kernel as run_kernel
     from genmlx.inference import seed_kernel as seed_kernel
+    from genmlx.inference import smcp3 as smcp3
+    from genmlx.inference import tempered_smc as tempered_smc
     from genmlx.inference import with_reversal as with_reversal
     from genmlx.storage import load_trace as load_trace
     from genmlx.storage import save_trace as save_trace
@@ -126,12 +129,12 @@ if TYPE_CHECKING:
 LAZY = dict.fromkeys(
     """
     DeterministicTranslator Enumeration GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum
-    Particles Posterior SimpleExtendingTranslator StateSpace SymmetricTranslator Translated chain
-    cycle_kernels elliptical_slice elliptical_slice_kernel enumerate_posterior extended_kalman_filter
-    gibbs gibbs_kernel hmc hmc_gibbs hmc_kernel hmm_forward hmm_sample hmm_smooth hmm_viterbi
-    importance_resampling importance_sampling involutive_mh kalman_filter kalman_sample kalman_smooth
-    log_likelihood mala mala_kernel map_optimize mh mh_kernel mix_kernels nuts predictive random_walk
-    random_walk_kernel repeat_kernel reversal run_kernel seed_kernel with_reversal
+    Particles Posterior SimpleExtendingTranslator Smcp3Step StateSpace SymmetricTranslator Translated chain
+    cycle_kernels elliptical_slice elliptical_slice_kernel enumerate_posterior extended_kalman_filter gibbs
+    gibbs_kernel hmc hmc_gibbs hmc_kernel hmm_forward hmm_sample hmm_smooth hmm_viterbi importance_resampling
+    importance_sampling involutive_mh kalman_filter kalman_sample kalman_smooth log_likelihood mala
+    mala_kernel map_optimize mh mh_kernel mix_kernels nuts predictive random_walk random_walk_kernel
+    repeat_kernel reversal run_kernel seed_kernel smcp3 tempered_smc with_reversal
     """.split(),
     "inference",
 )

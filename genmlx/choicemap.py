@@ -149,6 +149,10 @@ class ChoiceMap:
                 )
         return ChoiceMap(arrays._root, n)
 
+    def repeated(self, n: int) -> ChoiceMap:
+        """The same values in each of ``n`` lanes."""
+        return self._lifted(ChoiceMap({}, n))
+
     def lane(self, i: Any) -> ChoiceMap:
         """One lane of a batched map: the choices that this lane has."""
         from genmlx.masked import settled_choices

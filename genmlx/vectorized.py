@@ -7,6 +7,7 @@ axis 0, except its arguments, which all lanes share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -28,7 +29,7 @@ from genmlx.gfi import (
     require_selectable,
 )
 from genmlx.gradients import host_value_errors
-from genmlx.pytree import NAMESPACE, all_slots, map_arrays, split_arrays
+from genmlx.pytree import NAMESPACE, Skeleton, all_slots, map_arrays, split_arrays
 from genmlx.random import as_key, lane_key
 from genmlx.selection import as_selection
 from genmlx.trace import Trace
@@ -258,39 +259,44 @@ def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
     A ``VectorizedTrace`` gives each lane its trace, a choice map of ``n`` lanes its choices; other inputs are
     shared. In the result every array has the lanes first, and every choice map says so.
     """
-    batched, fills = [], []
-    for value in inputs:
-        arrays, fill = _lanes_of(value, n)
-        batched.append(arrays)
-        fills.append(fill)
+    batched, fills, forms = zip(*(_lanes_of(value, n) for value in inputs), strict=True) if inputs else ((), (), ())
     # An array that stands in several places is one array in the lane too: that is how an update sees what is unchanged.
     distinct: dict[int, mx.array] = {id(array): array for arrays in batched for array in arrays}
     places = {which: place for place, which in enumerate(distinct)}
-    skeletons = []
+    wanted = [[places[id(array)] for array in own] for own in batched]
 
-    def lane(index: mx.array, *arrays: mx.array) -> list:
-        given = [
-            fill([arrays[places[id(array)]] for array in own]) for own, fill in zip(batched, fills, strict=True)
-        ]
-        out, skeleton = split_arrays(f(lane_key(key, index, n), *given))
-        skeletons.append(skeleton)
-        return out or [index]
+    def batch(key: Any, arrays: list[mx.array]) -> tuple[list, Skeleton]:
+        skeletons = []
 
-    with host_value_errors("batched"):
-        out = vmap_list(lane, mx.arange(n), *distinct.values())
-    skeleton = skeletons[-1]
+        def lane(index: mx.array, *arrays: mx.array) -> list:
+            given = [fill([arrays[place] for place in own]) for own, fill in zip(wanted, fills, strict=True)]
+            out, skeleton = split_arrays(f(lane_key(key, index, n), *given))
+            skeletons.append(skeleton)
+            return out or [index]
+
+        with host_value_errors("batched"):
+            out = vmap_list(lane, mx.arange(n), *arrays)
+        return out, skeletons[-1]
+
+    recorder = RECORDER.get()
+    found = batch if recorder is None else recorder(batch, (n, wanted, *forms))
+    out, skeleton = found(key, list(distinct.values()))
     return _marked(skeleton.fill(out if skeleton.places else []), n)
 
 
-def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
-    """The batched arrays of one input, and how a lane gets it back from its share of them."""
+# What makes a recorded graph of a batch that is run again and again; None where batches are run as they come.
+RECORDER: ContextVar[Callable | None] = ContextVar("genmlx_recorder", default=None)
+
+
+def _lanes_of(value: Any, n: int) -> tuple[list, Callable, Any]:
+    """The batched arrays of one input, how a lane gets it back from its share of them, and what else it is made of."""
     if isinstance(value, VectorizedTrace):
         arrays, skeleton = split_arrays(_without_args(value.lanes))
-        return arrays, lambda own: _with_args(skeleton.fill(own), value.args)
+        return arrays, lambda own: _with_args(skeleton.fill(own), value.args), (skeleton, value.args)
     if isinstance(value, Lanes):
         # A number that all lanes share is an array where it was stacked with those of other batches.
         arrays, skeleton = split_arrays(value.tree, axes=1)
-        return arrays, skeleton.fill
+        return arrays, skeleton.fill, skeleton
     nodes, spec = optree.tree_flatten(value, is_leaf=_is_batched, namespace=NAMESPACE)
     own = [split_arrays(ChoiceMap(node._root)) if _is_batched(node) else None for node in nodes]
     for node in nodes:
@@ -307,7 +313,8 @@ def _lanes_of(value: Any, n: int) -> tuple[list, Callable]:
                 rest = rest[len(parts[0]) :]
         return optree.tree_unflatten(spec, filled)
 
-    return [array for parts in own if parts is not None for array in parts[0]], fill
+    form = (spec, [node if parts is None else parts[1] for node, parts in zip(nodes, own, strict=True)])
+    return [array for parts in own if parts is not None for array in parts[0]], fill, form
 
 
 def stacked_choices(trace: Any, n: int) -> ChoiceMap:

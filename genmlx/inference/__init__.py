@@ -65,6 +65,8 @@ from genmlx.inference.smcp3 import NotCovered as NotCovered
 from genmlx.inference.smcp3 import Smcp3Step as Smcp3Step
 from genmlx.inference.smcp3 import smcp3 as smcp3
 from genmlx.inference.starts import NoStartingPoint as NoStartingPoint
+from genmlx.inference.tempered import TemperedHistory as TemperedHistory
+from genmlx.inference.tempered import tempered_smc as tempered_smc
 from genmlx.inference.translators import DeterministicTranslator as DeterministicTranslator
 from genmlx.inference.translators import GeneralTranslator as GeneralTranslator
 from genmlx.inference.translators import SimpleExtendingTranslator as SimpleExtendingTranslator

@@ -15,7 +15,7 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.choicemap import EMPTY, ChoiceMap, from_items, show_value
 from genmlx.errors import BatchError, ParameterError, UsageError
-from genmlx.gfi import Call, as_weight, checked_choices
+from genmlx.gfi import as_weight, checked_choices
 from genmlx.inference.importance import weighted
 from genmlx.inference.kernels import ITSELF, Info, Kernel, Watch
 from genmlx.inference.loop import Loop
@@ -97,6 +97,7 @@ class ConditionalFilter(Filtering):
         if ancestor_sampling not in ANCESTORS:
             raise ParameterError(f"ancestor_sampling is {ancestor_sampling!r}", expected="True, False or 'markov'")
         self.ancestors = ancestor_sampling
+        self.needs: dict[int, list[tuple]] = {}  # the new latent choices of each step, where they are always the same
 
     def given(
         self,
@@ -116,8 +117,11 @@ class ConditionalFilter(Filtering):
     def begin(self, fixed: ChoiceMap, key: Any) -> ParticleFilter:
         call, observations, proposal = self.stages[0]
         given = checked_choices(observations).merge(fixed)
-        free, weights = weighted(call, given, proposal, self.n - 1, key)
-        kept, weight = self.past.begin(call, given, proposal)
+        with self.place("begin"):
+            lanes = given if fixed.is_empty else given.repeated(self.n - 1)
+            free, weights = weighted(call, lanes, proposal, self.n - 1, key)
+        with self.place("kept"):
+            kept, weight = self._kept(0, None, given, proposal)
         return ParticleFilter.begun(concatenate([kept, free]), mx.concatenate([weight, weights]), call, given)
 
     def advance(self, pf: ParticleFilter, t: int, keys: StepKeys) -> ParticleFilter:
@@ -130,20 +134,74 @@ class ConditionalFilter(Filtering):
                 kept = resample(joint, 1, keys.move.next(), "multinomial").item()
             index = conditional_resample(pf.log_weights, kept, self.n, keys.choose.next(), self.scheme)
             pf = pf.taken(index, mx.zeros((self.n,)))
-        translator = SimpleExtendingTranslator(call, None, new, proposal)
-        free, weights = translator(pf.traces.take(range(1, self.n)), keys.extend.next())
-        kept, weight = self.past.extend(pf.traces.take([0]), call, new, proposal)
+        with self.place(("extend", t)):
+            translator = SimpleExtendingTranslator(call, None, new, proposal)
+            free, weights = translator(pf.traces.take(range(1, self.n)), keys.extend.next())
+        with self.place(("kept", t)):
+            kept, weight = self._kept(t, pf.traces.take([0]), new, proposal)
         return pf.extended(concatenate([kept, free]), mx.concatenate([weight, weights]), call, new)
+
+    def _kept(
+        self, t: int, trace: VectorizedTrace | None, observations: ChoiceMap, proposal: Any
+    ) -> tuple[VectorizedTrace, mx.array]:
+        """The first particle after one more step, and what that multiplies its weight by."""
+        call, past, known = self.stages[t].call, self.past, self.needs.get(t)
+        given = past.left if known is None else past.some(known)
+        old: Any = () if trace is None or known is not None else set(trace.choices.addresses())
+        gen_fn = call.gen_fn
+        args = gen_fn.own(call)
+
+        def lane(key: Any, constraints: ChoiceMap, *lane: Any) -> Any:
+            weight: Any
+            if lane:
+                diffs = gen_fn.changed(lane[0], args, None)[1]
+                new, weight, *_ = gen_fn._update(lane[0], args, diffs, constraints, key)
+            else:
+                new, weight = gen_fn._generate(args, constraints, key)
+            fresh = [a for a in new.choices.addresses() if a not in old and a not in observations]
+            fresh = fresh if known is None else known
+            return _without_args(new), as_weight(weight - _proposed(new, fresh, constraints, proposal, *lane))
+
+        # The key is for choices that are found below not to be made.
+        inputs = [observations.merge(given).repeated(1), *([] if trace is None else [trace])]
+        new, weight = run(lane, 1, mx.random.key(0), *inputs)
+        new = _batch(new, args, 1)
+        if known is None:
+            needed = past.needed(new, old, observations)
+            if not any(isinstance(new.choices[a], Masked) for a in needed):
+                self.needs[t] = needed
+        else:
+            needed = known
+        past.use(needed)
+        return new, weight
 
     def _futures(self, pf: ParticleFilter, t: int) -> mx.array:
         """The log density of what is left of the retained trace, after the past of each particle, ``[n]``."""
         ahead = self.stages[t : t + 1] if self.ancestors == "markov" else self.stages[t:]
-        old, observed = set(pf.traces.choices.addresses()), merged(ahead)
-        given = observed.merge(self.past.left)
-        new, weight, *_ = pf.traces.update(given, args=ahead[-1].call, key=mx.random.key(0), strict=False)
-        for _, wrong in self.past.mismatches(new, old, observed):
-            weight = mx.where(mx.array(wrong), -math.inf, weight)
+        observed, last = merged(ahead), ahead[-1].call
+        static = all(s in self.needs for s in range(t, t + len(ahead)))
+        old: Any = () if static else set(pf.traces.choices.addresses())
+        left = self.past.left
+        if static:
+            left = self.past.some([a for s in range(t, t + len(ahead)) for a in self.needs[s]])
+        with self.place(("futures", t)):
+            given = observed.merge(left).repeated(pf.n)
+            new, weight, *_ = pf.traces.update(given, args=last, key=mx.random.key(0), strict=False)
+        if not static:
+            for _, wrong in self.past.mismatches(new, old, observed):
+                weight = mx.where(mx.array(wrong), -math.inf, weight)
         return weight
+
+
+def _proposed(new: Trace, fresh: list, given: ChoiceMap, proposal: Any, *trace: Any) -> Any:
+    """The log density with which a free particle would have drawn the choices that are new."""
+    density: Any = 0.0
+    if proposal is not None:
+        own = called(proposal, *trace or (None,))
+        made, _ = own.gen_fn._generate(own.args, given, None)
+        density = made.score
+        fresh = [a for a in fresh if a not in made.choices]
+    return density + new.gen_fn._project(new, select(*fresh)) if fresh else density
 
 
 class _Past:
@@ -166,49 +224,19 @@ class _Past:
         """The choices that no step has needed yet."""
         return from_items(self._left.items())
 
-    def begin(self, call: Call, observations: ChoiceMap, proposal: Any) -> tuple[VectorizedTrace, mx.array]:
-        """The first particle of the first step, and its weight."""
-        gen_fn, left = call.gen_fn, self.left
-        args = gen_fn.own(call)
+    def some(self, addresses: list[tuple]) -> ChoiceMap:
+        return from_items((address, self._left[address]) for address in addresses)
 
-        def lane(key: Any) -> Any:
-            new, weight = gen_fn._generate(args, observations.merge(left), key)
-            return _without_args(new), weight - self._proposed(new, (), observations, proposal, None)
+    def use(self, addresses: list[tuple]) -> None:
+        for address in addresses:
+            del self._left[address]
 
-        return self._used(_batch_of_one(lane, args), (), observations)
-
-    def extend(
-        self, trace: VectorizedTrace, call: Call, observations: ChoiceMap, proposal: Any
-    ) -> tuple[VectorizedTrace, mx.array]:
-        """The first particle after one more step, and what that multiplies its weight by."""
-        gen_fn, left, old = call.gen_fn, self.left, set(trace.choices.addresses())
-        args, diffs = gen_fn.changed(trace.lanes, gen_fn.bind(call), None)
-
-        def lane(key: Any, lane: Any) -> Any:
-            new, weight, _, _ = gen_fn._update(lane, args, diffs, observations.merge(left), key)
-            return _without_args(new), weight - self._proposed(new, old, observations, proposal, lane)
-
-        return self._used(_batch_of_one(lane, args, trace), old, observations)
-
-    def _proposed(self, new: Trace, old: Any, observations: ChoiceMap, proposal: Any, trace: Any) -> Any:
-        """The log density with which a free particle would have drawn the choices that are new."""
-        fresh = [a for a in new.choices.addresses() if a not in old and a not in observations]
-        density: Any = 0.0
-        if proposal is not None:
-            own = called(proposal, trace)
-            made, _ = own.gen_fn._generate(own.args, self.left, None)
-            density = made.score
-            fresh = [a for a in fresh if a not in made.choices]
-        return density + new.gen_fn._project(new, select(*fresh)) if fresh else density
-
-    def _used(self, made: tuple, old: Any, observations: ChoiceMap) -> tuple[VectorizedTrace, mx.array]:
-        traces, weight = made
+    def needed(self, traces: VectorizedTrace, old: Any, observations: ChoiceMap) -> list[tuple]:
+        """The choices that a step has taken; one that it took from elsewhere raises."""
         for address, wrong in self.mismatches(traces, old, observations):
             if wrong is True or mx.any(wrong).item():
                 raise UsageError("the retained trace lacks a choice that a step makes:", address=address)
-        for address in [a for a in self._left if a in traces.choices]:
-            del self._left[address]
-        return traces, weight
+        return [a for a in self._left if a in traces.choices]
 
     def mismatches(self, traces: VectorizedTrace, old: Any, observations: ChoiceMap) -> list[tuple[tuple, Any]]:
         """The new addresses at which traces have a choice that was not given, or have none that was: in which lanes."""
@@ -226,12 +254,6 @@ class _Past:
     def require_used(self) -> None:
         for address in self._left:
             raise UsageError("the retained trace has a choice that no step makes:", address=address)
-
-
-def _batch_of_one(lane: Callable, args: tuple, *inputs: Any) -> tuple[VectorizedTrace, mx.array]:
-    """A batch of one, with a key for choices that it is found later not to have made."""
-    new, weight = run(lane, 1, mx.random.key(0), *inputs)
-    return _batch(new, args, 1), mx.broadcast_to(as_weight(weight), (1,))
 
 
 class ConditionalKernel(Kernel):

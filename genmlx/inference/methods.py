@@ -38,6 +38,7 @@ METHODS = {
         Method("gibbs", "gibbs", "discrete choices with finite supports"),
         Method("mix", "hmc_gibbs", "continuous and discrete choices"),
         Method("is", "importance_sampling", "few choices, or a good proposal; gives the evidence"),
+        Method("tempered", "tempered_smc", "posteriors of several modes; gives the evidence"),
         Method("map", "map_optimize", "the most probable choices"),
         Method("laplace", "laplace", "a Gaussian around the most probable choices"),
     )

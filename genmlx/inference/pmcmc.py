@@ -25,6 +25,7 @@ from genmlx.inference.moves import called
 from genmlx.inference.particle_filter import ParticleFilter, as_move
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import positive_count
+from genmlx.inference.replay import Replays
 from genmlx.inference.resampling import DegenerateWeights, resample
 from genmlx.inference.smc import Filtering
 from genmlx.inference.walks import STARTS, Unrecorded, latent_choices
@@ -80,6 +81,7 @@ def particle_gibbs(
         moves.append(as_move(chosen if kernel is None else kernel, observations))
 
     def start(streams: random.Streams) -> Unrecorded:
+        filtering.replays = Replays()
         first = _first_traces(filtering, positive_count("chains", chains), streams.initialise)
         if chosen is not None:
             require_selectable(first.gen_fn, chosen, first)
@@ -142,6 +144,7 @@ def pmmh(
     target = checked_fraction("target_accept", target_accept)
 
     def start(streams: random.Streams) -> Marginal:
+        filtering.replays = Replays()
         keys = random.split(streams.initialise, chains + 1)[:chains]
         places = [_first_place(filtering, chosen, random.Keys(own)) for own in keys]
         moves: Any = Calls(parameter_proposal, chosen)

@@ -9,8 +9,10 @@ says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import optree
@@ -18,11 +20,12 @@ import optree
 from genmlx.backend.gamma_sampler import without_derivatives
 from genmlx.backend.mapping import vmap_list
 from genmlx.backend.recording import recorded
+from genmlx.diff import same
 from genmlx.gradients import host_value_errors
 from genmlx.pytree import NAMESPACE, Skeleton, split_arrays
 from genmlx.random import lane_key
 from genmlx.trace import Trace
-from genmlx.vectorized import _with_args, _without_args
+from genmlx.vectorized import RECORDER, _with_args, _without_args
 
 REPLAYED = "replayed"
 
@@ -107,6 +110,88 @@ class BatchedStep:
         else:
             self.execution = "handlers: a replay of the step differs from it"
         return self
+
+
+class Replays:
+    """Batches that are run again and again, as in the filters of a particle Markov chain, as recorded graphs.
+
+    Within ``with replays.place(name)`` the first batch, the second, and so on are each known by that name and number.
+    One that comes a second time with inputs of the same form is recorded, and replayed from then on. What it closes
+    over must be the same every time: whatever changes is to be an input.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple, Any] = {}
+
+    @contextmanager
+    def place(self, name: Any) -> Iterator[None]:
+        numbers = count()
+        token = RECORDER.set(lambda batch, form: self._known(batch, (name, next(numbers)), form))
+        try:
+            yield
+        finally:
+            RECORDER.reset(token)
+
+    def _known(self, batch: Callable, which: tuple, form: tuple) -> Callable:
+        """The batch, or what was recorded of it."""
+
+        def run(key: Any, arrays: list[mx.array]) -> tuple[list, Skeleton]:
+            shapes = [(array.shape, array.dtype) for array in arrays]
+            old = self._graphs.get(which)
+            alike = old is not None and old.shapes == shapes and _same_form(old.form, form)
+            if alike and old.graph:
+                return old.graph(*(() if key is None else (key,)), *arrays), old.skeleton
+            token = RECORDER.set(None)  # what is run inside of a lane is a part of it
+            try:
+                found, skeleton = batch(key, arrays)
+                graph = old.graph if alike else None  # False where there can be none
+                if alike and graph is None:
+                    graph = self._recorded(batch, key, arrays, found)
+            finally:
+                RECORDER.reset(token)
+            self._graphs[which] = _Known(form, shapes, skeleton, graph)
+            return found, skeleton
+
+        return run
+
+    def _recorded(self, batch: Callable, key: Any, arrays: list[mx.array], expected: list) -> Any:
+        """A graph that does what the batch did; False where there is none."""
+        keys = [] if key is None else [key]
+
+        def flat(*given: mx.array) -> list:
+            return batch(given[0] if keys else None, list(given[len(keys) :]))[0]
+
+        if any(not isinstance(own, mx.array) for own in keys):
+            return False
+        mx.eval(arrays, expected)
+        try:
+            with without_derivatives():
+                graph = recorded(flat, *keys, *arrays)
+            found = graph(*keys, *arrays)
+            mx.eval(found)
+        except (ValueError, RuntimeError, OSError):  # as for BatchedStep
+            return False
+        equal = [mx.array_equal(a, b, equal_nan=True).item() for a, b in zip(found, expected, strict=True)]
+        return graph if all(equal) else False
+
+
+class _Known(NamedTuple):
+    form: tuple
+    shapes: list
+    skeleton: Skeleton
+    graph: Any
+
+
+def _same_form(a: Any, b: Any) -> bool:
+    """Whether two inputs are made of the same, their arrays aside."""
+    if isinstance(a, Skeleton):
+        own = isinstance(b, Skeleton) and a.spec == b.spec and a.places == b.places
+        return own and _same_form(tuple(a.leaves), tuple(b.leaves))
+    if isinstance(a, (tuple, list)):
+        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_same_form, a, b))
+    if isinstance(a, optree.PyTreeSpec):
+        return a == b
+    return same(a, b) or (a is None and b is None)
 
 
 def _alike(new: Lanes, old: Lanes) -> bool:

@@ -6,6 +6,7 @@ Gordon, Salmond and Smith (1993); Del Moral, Doucet and Jasra (2006).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from genmlx import random
@@ -15,6 +16,7 @@ from genmlx.gfi import Call, checked_choices
 from genmlx.inference.loop import Loop
 from genmlx.inference.particle_filter import ParticleFilter
 from genmlx.inference.problem import positive_count
+from genmlx.inference.replay import Replays
 from genmlx.inference.resampling import SCHEMES
 from genmlx.versions import pinned
 
@@ -96,6 +98,7 @@ class Filtering:
             raise ParameterError(f"ess_threshold is {ess_threshold!r}", expected="a share of the particles, 0 to 1")
         self.threshold, self.scheme, self.proposal = ess_threshold, resampling, proposal
         self.rejuvenation, self.strata = rejuvenate, None if strata is None else list(strata)
+        self.replays: Replays | None = None  # for filters that are run again and again, while nothing is redefined
 
     @property
     def observations(self) -> ChoiceMap:
@@ -131,12 +134,21 @@ class Filtering:
     def begin(self, fixed: ChoiceMap, key: Any) -> ParticleFilter:
         call, observations, proposal = self.stages[0]
         given = checked_choices(observations).merge(fixed)
-        return ParticleFilter.init(call, given, self.n, proposal, self.strata, key)
+        with self.place("begin"):  # where values that differ from run to run are to be inputs: those of lanes
+            lanes = given if fixed.is_empty else given.repeated(self.n)
+            pf = ParticleFilter.init(call, lanes, self.n, proposal, self.strata, key)
+        pf.observations = given
+        return pf
 
     def advance(self, pf: ParticleFilter, t: int, keys: StepKeys) -> ParticleFilter:
         call, observations, proposal = self.stages[t]
-        pf = self.refreshed(pf, keys)
-        return pf.step(call, observations, self.proposal if proposal is None else proposal, keys.extend.next())
+        with self.place(("move", t)):
+            pf = self.refreshed(pf, keys)
+        with self.place(("extend", t)):
+            return pf.step(call, observations, self.proposal if proposal is None else proposal, keys.extend.next())
+
+    def place(self, name: Any) -> Any:
+        return nullcontext() if self.replays is None else self.replays.place(name)
 
     def refreshed(self, pf: ParticleFilter, keys: StepKeys) -> ParticleFilter:
         """The particles resampled and moved, where that is due."""

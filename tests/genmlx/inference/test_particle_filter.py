@@ -330,6 +330,7 @@ def test_take():
         part = pf.take(indices)
         assert part[(1, "x")].tolist() == states(pf, 1)[at].tolist()
         assert part.log_weights.tolist() == np.array(pf.log_weights)[at].tolist()
+        assert math.exp(part.log_ml.item()) == pytest.approx(weights(pf)[at].mean() * 6, rel=1e-5)
     halves = [pf.take(range(3)), pf.take(range(3, 6))]
     assert np.logaddexp(*[h.log_ml.item() for h in halves]) - math.log(2) == pytest.approx(pf.log_ml.item(), abs=1e-6)
 
