@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from genmlx.dist import wishart as wishart
     from genmlx.dist.custom import distribution as distribution
     from genmlx.dist.transformed import dist_transform as dist_transform
+    from genmlx.inference import DegenerateWeights as DegenerateWeights
     from genmlx.inference import DeterministicTranslator as DeterministicTranslator
     from genmlx.inference import Enumeration as Enumeration
     from genmlx.inference import GeneralTranslator as GeneralTranslator
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from genmlx.inference import Kernel as Kernel
     from genmlx.inference import LogDensity as LogDensity
     from genmlx.inference import Optimum as Optimum
+    from genmlx.inference import ParticleFilter as ParticleFilter
     from genmlx.inference import Particles as Particles
     from genmlx.inference import Posterior as Posterior
     from genmlx.inference import SimpleExtendingTranslator as SimpleExtendingTranslator
@@ -83,6 +85,8 @@ if TYPE_CHECKING:
     from genmlx.inference import SymmetricTranslator as SymmetricTranslator
     from genmlx.inference import Translated as Translated
     from genmlx.inference import chain as chain
+    from genmlx.inference import csmc as csmc
+    from genmlx.inference import csmc_kernel as csmc_kernel
     from genmlx.inference import cycle_kernels as cycle_kernels
     from genmlx.inference import elliptical_slice as elliptical_slice
     from genmlx.inference import elliptical_slice_kernel as elliptical_slice_kernel
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
     from genmlx.inference import extended_kalman_filter as extended_kalman_filter
     from genmlx.inference import gibbs as gibbs
     from genmlx.inference import gibbs_kernel as gibbs_kernel
+    from genmlx.inference import growing_steps as growing_steps
     from genmlx.inference import hmc as hmc
     from genmlx.inference import hmc_gibbs as hmc_gibbs
     from genmlx.inference import hmc_kernel as hmc_kernel
@@ -111,6 +116,8 @@ if TYPE_CHECKING:
     from genmlx.inference import mh_kernel as mh_kernel
     from genmlx.inference import mix_kernels as mix_kernels
     from genmlx.inference import nuts as nuts
+    from genmlx.inference import particle_gibbs as particle_gibbs
+    from genmlx.inference import pmmh as pmmh
     from genmlx.inference import predictive as predictive
     from genmlx.inference import random_walk as random_walk
     from genmlx.inference import random_walk_kernel as random_walk_kernel
@@ -118,6 +125,7 @@ if TYPE_CHECKING:
     from genmlx.inference import reversal as reversal
     from genmlx.inference import run_kernel as run_kernel
     from genmlx.inference import seed_kernel as seed_kernel
+    from genmlx.inference import smc as smc
     from genmlx.inference import smcp3 as smcp3
     from genmlx.inference import tempered_smc as tempered_smc
     from genmlx.inference import with_reversal as with_reversal
@@ -128,13 +136,14 @@ if TYPE_CHECKING:
 # Loaded when they are first asked for.
 LAZY = dict.fromkeys(
     """
-    DeterministicTranslator Enumeration GeneralTranslator InferenceInterrupted Kernel LogDensity Optimum
-    Particles Posterior SimpleExtendingTranslator Smcp3Step StateSpace SymmetricTranslator Translated chain
-    cycle_kernels elliptical_slice elliptical_slice_kernel enumerate_posterior extended_kalman_filter gibbs
-    gibbs_kernel hmc hmc_gibbs hmc_kernel hmm_forward hmm_sample hmm_smooth hmm_viterbi importance_resampling
-    importance_sampling involutive_mh kalman_filter kalman_sample kalman_smooth log_likelihood mala
-    mala_kernel map_optimize mh mh_kernel mix_kernels nuts predictive random_walk random_walk_kernel
-    repeat_kernel reversal run_kernel seed_kernel smcp3 tempered_smc with_reversal
+    DegenerateWeights DeterministicTranslator Enumeration GeneralTranslator InferenceInterrupted Kernel
+    LogDensity Optimum ParticleFilter Particles Posterior SimpleExtendingTranslator Smcp3Step StateSpace
+    SymmetricTranslator Translated chain csmc csmc_kernel cycle_kernels elliptical_slice elliptical_slice_kernel
+    enumerate_posterior extended_kalman_filter gibbs gibbs_kernel growing_steps hmc hmc_gibbs hmc_kernel
+    hmm_forward hmm_sample hmm_smooth hmm_viterbi importance_resampling importance_sampling involutive_mh
+    kalman_filter kalman_sample kalman_smooth log_likelihood mala mala_kernel map_optimize mh mh_kernel
+    mix_kernels nuts particle_gibbs pmmh predictive random_walk random_walk_kernel repeat_kernel reversal
+    run_kernel seed_kernel smc smcp3 tempered_smc with_reversal
     """.split(),
     "inference",
 )
