@@ -6,8 +6,8 @@ PYTHON is an interpreter that has particles (0.4), or genjax 0.10.3; without it 
 hidden Markov model of three states, and a Gaussian walk seen through noise. Bootstrap filters with systematic
 resampling below half the particles (GenJAX, which has no filter, a jitted scan of one `importance` per step written
 here, which resamples at every step). Each figure is N T over the seconds of a run, the best of three; "first" is the
-first run of a new size, tracing and compilation included. The log evidence must lie within 5 standard deviations (0.5 at least) of
-the exact one, which is known, or the script fails.
+first run of a new size, tracing and compilation included. The log evidence must lie within 5 standard deviations of
+the exact one (0.5 at least), which is known, or the script fails.
 
 The last lines: N = 50 particles, T = 5, batched against one trace after the other, and the memory of MLX after runs
 of several lengths, without the traces.
