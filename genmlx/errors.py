@@ -12,6 +12,8 @@ from typing import Any
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _OURS = tuple(os.path.join(os.path.dirname(_HERE), name) + os.sep for name in ("genmlx", "magics", "workbench"))
 _SHELL = f"{os.sep}IPython{os.sep}"
+_ANY_CASE = 0.75  # how alike words have to be whose case differs, to be taken for each other
+_LINE = "<%"  # an expression in the line of a magic, which the error of the magic shows
 
 
 class GenError(Exception):
@@ -134,12 +136,26 @@ def one_of(addresses: Iterable[tuple]) -> str:
 
 
 def nearest(address: tuple, candidates: Iterable[tuple]) -> list[tuple]:
-    """The candidates whose spelling is closest to ``address``, best first, at most two."""
+    """The candidates whose spelling is closest to ``address``, best first, at most two; case counts for little."""
+    spelled = "/".join(map(str, address))
     texts = {"/".join(map(str, c)): c for c in candidates}
     for cutoff in (0.75, 0.5):
-        if close := get_close_matches("/".join(map(str, address)), texts, n=2, cutoff=cutoff):
+        if close := close_matches(spelled, texts, 2, cutoff):
             return [texts[t] for t in close]
     return []
+
+
+def close_matches(word: str, known: Iterable[str], n: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The known words whose spelling is closest, best first; those first that differ in case alone.
+
+    >>> close_matches("Y", ["x", "y"]), close_matches("MODEL", ["modes", "model"], 1), close_matches("no", ["NoChange"])
+    (['y'], ['model'], [])
+    """
+    known, plain = list(known), word.casefold()
+    alike = [one for one in known if one.casefold() == plain]
+    folded = {one.casefold(): one for one in known}
+    any_case = [folded[text] for text in get_close_matches(plain, folded, n, max(cutoff, _ANY_CASE))]
+    return list(dict.fromkeys([*alike, *get_close_matches(word, known, n, cutoff), *any_case]))[:n]
 
 
 def name_of(gen_fn: Any) -> str:
@@ -156,7 +172,7 @@ def user_line(traceback: TracebackType | None) -> str | None:
     found = None
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not is_library_file(code.co_filename):
+        if not is_library_file(code.co_filename) and not code.co_filename.startswith(_LINE):
             found = show_line(code.co_filename, traceback.tb_lineno)
         traceback = traceback.tb_next
     return found
@@ -183,11 +199,11 @@ def _cell_of_kernel(filename: str) -> str | None:
 
 
 def caller_line() -> str | None:
-    """``file:line`` of the innermost running frame that is not this library's; None for a magic's own run."""
+    """``file:line`` of the innermost running frame that is not this library's; None for a magic's own run or line."""
     frame = sys._getframe(1)
     while frame is not None:
         filename = frame.f_code.co_filename
         if not is_library_file(filename):
-            return None if _SHELL in filename else show_line(filename, frame.f_lineno)
+            return None if _SHELL in filename or filename.startswith(_LINE) else show_line(filename, frame.f_lineno)
         frame = frame.f_back
     return None

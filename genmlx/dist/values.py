@@ -43,9 +43,11 @@ def as_array(value: Any, address: tuple | None = None) -> mx.array:
         value = value.astype("int32")
     try:
         return mx.array(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
         raise ValueMismatch(
-            f"{value!r:.60} is not a number or an array of numbers", address=address, expected=str(error)
+            f"{value!r:.60} is not a number or an array of numbers",
+            address=address,
+            expected="a number, an array, or lists of numbers, those inside each other of one length",
         ) from None
 
 
@@ -63,7 +65,13 @@ def as_parameter(value: Any, name: str, family: str) -> mx.array:
     try:
         array = as_array(value)
     except ValueMismatch:
-        raise ParameterError(f"{family}: {name} must be a number or an array, got {value!r:.60}") from None
+        called = hasattr(value, "gen_fn") and not hasattr(value, "choices")
+        raise ParameterError(
+            f"{family}: {name} must be a number or an array, got {value!r:.60}",
+            hint="that is a model: trace(address, it) or splice(it) runs it, and a plain function needs no @gen"
+            if called
+            else None,
+        ) from None
     return array if mx.issubdtype(array.dtype, mx.floating) else array.astype(mx.float32)
 
 

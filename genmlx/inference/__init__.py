@@ -1,5 +1,6 @@
 """Inference algorithms, one per file."""
 
+from genmlx.inference.bands import Bands as Bands
 from genmlx.inference.carry import carry as carry
 from genmlx.inference.chains import run_kernel as run_kernel
 from genmlx.inference.csmc import csmc as csmc
@@ -22,6 +23,7 @@ from genmlx.inference.gibbs import gibbs_kernel as gibbs_kernel
 from genmlx.inference.gradient_kernels import hmc_kernel as hmc_kernel
 from genmlx.inference.gradient_kernels import mala_kernel as mala_kernel
 from genmlx.inference.gradient_kernels import random_walk_kernel as random_walk_kernel
+from genmlx.inference.growing import growing_steps as growing_steps
 from genmlx.inference.hmc import hmc as hmc
 from genmlx.inference.hmc_gibbs import hmc_gibbs as hmc_gibbs
 from genmlx.inference.importance import importance_resampling as importance_resampling

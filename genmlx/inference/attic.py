@@ -26,8 +26,8 @@ from genmlx.trace import Trace
 from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, _without_args, run
 
 
-class TakenAway(Exception):
-    """Somebody has looked at what a filter has put away."""
+class TakenAway(BaseException):
+    """Somebody has looked at what a filter has put away. No Exception, so that a body which catches those lets it by."""
 
 
 class Away:
@@ -41,6 +41,8 @@ class Away:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # by which tools look at what they find in a module
+            raise AttributeError(name)
         raise TakenAway
 
 

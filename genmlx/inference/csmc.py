@@ -59,7 +59,7 @@ def csmc(
     filtering = ConditionalFilter(steps, particles, ess_threshold, resampling, proposal, ancestor_sampling)
     with Loop("csmc", progress) as loop:
         result = filtering.given(retained, random.streams(key), loop, record)
-    result.status, result.timing = loop.status, loop.timing
+    result.algorithm, result.status, result.timing = loop.algorithm, loop.status, loop.timing
     return loop.deliver(result)
 
 

@@ -41,7 +41,7 @@ def growing_steps(call: Call, observations: Any = None, length: str | None = Non
         t = next((part for part in address if isinstance(part, int)), 0)
         if not 0 <= t < count:
             raise UnknownAddress(
-                f"an observation is of step {t}, of {count}:",
+                f"an observation is of step {t}, and there are {count}:",
                 address=address,
                 gen_fn=call.gen_fn,
                 expected=f"steps 0 to {count - 1}",
@@ -72,9 +72,9 @@ def _growth(call: Call, length: str | None) -> tuple[int, Callable[[int], Call]]
     bound.apply_defaults()
     whole = [name for name, value in bound.arguments.items() if isinstance(value, int) and not isinstance(value, bool)]
     if length is None and len(whole) != 1:
-        which = f"{' or '.join(whole)} is" if whole else "none of its arguments is a whole number:"
         raise UsageError(
-            f"{name_of(gen_fn)} does not say how long it is: {which}" + (" its length" if whole else ""),
+            f"{name_of(gen_fn)} does not say how long it is: "
+            + (f"its length may be {' or '.join(whole)}" if whole else "none of its arguments is a whole number"),
             expected="one argument that is a whole number, which is passed on to an unfold",
             hint=f"length={whole[0]!r}" if whole else "steps, [(call, observations), ...]",
         )

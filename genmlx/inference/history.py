@@ -11,7 +11,9 @@ class FilterStep(NamedTuple):
     """One step: the effective size of its weights, what it added to the log evidence, and what followed.
 
     ``ancestors`` has, for each particle after the step, the index of the one before that it was resampled from; None
-    where none were. ``accept`` is the mean acceptance of rejuvenation, NaN without.
+    where none were. ``accept`` is the mean acceptance of rejuvenation, NaN without. ``pairs`` is by what factor two
+    particles were less likely to be of different ancestors after resampling than two draws by the weights before it
+    (in the first step, of which all are independent, than two draws with replacement).
     """
 
     ess: float
@@ -20,6 +22,7 @@ class FilterStep(NamedTuple):
     ancestors: Any = None
     accept: float = math.nan
     recorded: Any = None
+    pairs: float = 1.0
 
     @property
     def resampled(self) -> bool:
@@ -67,6 +70,17 @@ class History:
             if step.ancestors is not None:
                 particle = int(step.ancestors[particle])
             found.append(particle)
+        return found[::-1]
+
+    def origins(self, n: int) -> list[Any]:
+        """For each step, the indices ``[n]`` of its particles that became those of now: ``lineage`` of all ``n``."""
+        import numpy as np
+
+        found, index = [], np.arange(n)
+        for step in reversed(self.steps):
+            if step.ancestors is not None:
+                index = np.asarray(step.ancestors)[index]
+            found.append(index)
         return found[::-1]
 
     def __repr__(self) -> str:

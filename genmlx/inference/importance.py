@@ -17,7 +17,7 @@ from genmlx.errors import UsageError
 from genmlx.gfi import Call, gen_errors
 from genmlx.inference.loop import Loop
 from genmlx.inference.particles import Particles
-from genmlx.inference.problem import checked_problem, impossible, positive_count
+from genmlx.inference.problem import checked_problem, impossible, no_density, positive_count
 from genmlx.inference.resampling import log_mean_exp
 from genmlx.vectorized import VectorizedTrace, concatenate, run, vgenerate
 from genmlx.versions import pinned
@@ -60,6 +60,8 @@ def importance_sampling(
             n = min(_BLOCK, particles - i * _BLOCK)
             trace, weight = weighted(call, observations, proposal, n, keys[i])
             mx.eval(weight, trace.score, [v for _, v in trace.choices.items()])
+            if not mx.all(weight < math.inf).item():
+                raise no_density(call, trace, weight)
             parts.append((trace, weight))
         return {"log_ml": log_mean_exp(mx.concatenate([w for _, w in parts])).item()}
 

@@ -5,25 +5,33 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from genmlx.gfi import Call
 
 
 class Method(NamedTuple):
-    """A short name, the function of ``genmlx.inference`` that it stands for, and one line on when to take it."""
+    """A short name, the function of ``genmlx.inference`` that it stands for, and one line on when to take it.
+
+    It takes a "call" and observations, or "steps", each of which is a call with what it adds to the observations.
+    """
 
     name: str
     function: str
     summary: str
+    takes: Literal["call", "steps"] = "call"
 
     def load(self) -> Callable[..., Any]:
         return getattr(import_module("genmlx.inference"), self.function)
 
     def keywords(self) -> dict[str, Any]:
-        """What the function takes beside the call and the observations, with defaults."""
-        parameters = list(inspect.signature(self.load()).parameters.values())[2:]
+        """What the function takes beside the call and the observations, or the steps: with defaults, if it has them."""
+        parameters = list(inspect.signature(self.load()).parameters.values())[2 if self.takes == "call" else 1 :]
         return {p.name: p.default for p in parameters}
+
+    def required(self) -> list[str]:
+        """The keywords that have no default."""
+        return [name for name, default in self.keywords().items() if default is inspect.Parameter.empty]
 
 
 METHODS = {
@@ -41,6 +49,11 @@ METHODS = {
         Method("tempered", "tempered_smc", "posteriors of several modes; gives the evidence"),
         Method("map", "map_optimize", "the most probable choices"),
         Method("laplace", "laplace", "a Gaussian around the most probable choices"),
+        Method("smc", "smc", "a series, filtered step by step; gives the evidence", "steps"),
+        Method("csmc", "csmc", "the same, with one trace that is kept", "steps"),
+        Method("smcp3", "smcp3", "the same, with steps that rewrite old choices", "steps"),
+        Method("pgibbs", "particle_gibbs", "all states of a series at once, and its parameters", "steps"),
+        Method("pmmh", "pmmh", "the parameters of a series, with its states summed out", "steps"),
     )
 }
 

@@ -28,6 +28,7 @@ from genmlx.inference.particles import Particles
 from genmlx.inference.problem import checked_problem, impossible, latents, positive_count
 from genmlx.inference.resampling import (
     DegenerateWeights,
+    host_weights,
     log_mean,
     optimal_resize,
     resample,
@@ -86,7 +87,7 @@ class ParticleFilter(Particles):
         values.setdefault("traces", self.recent)
         fields = ("log_weights", "base", "call", "observations", "history", "attic")
         made = type(self)(values.pop("traces"), **{name: values.get(name, getattr(self, name)) for name in fields})
-        made.status, made.timing = self.status, self.timing
+        made.algorithm, made.status, made.timing = self.algorithm, self.status, self.timing
         return made
 
     @property
@@ -123,15 +124,36 @@ class ParticleFilter(Particles):
                 new, more = operation(self.recent)
                 if not refers_to_it(new):
                     return new, more, self.attic
-            except Exception:  # whatever it was comes up again
+            except (TakenAway, Exception):  # whatever it was comes up again
                 pass
         return *operation(self.traces), NOTHING
 
     def _noted(self, log_ml: float) -> ParticleFilter:
         """With one more step in the history, before which the log evidence was ``log_ml``."""
         ess: Any = self.ess.item()
-        self.history = self.history.added(FilterStep(ess, self._log_ml - log_ml, self._log_ml))
+        pairs = math.nan if self.n == 1 else 1.0 if self.history.steps else self.n / (self.n - 1)
+        self.history = self.history.added(FilterStep(ess, self._log_ml - log_ml, self._log_ml, pairs=pairs))
         return self
+
+    @property
+    def log_ml_error(self) -> float:
+        """The standard error of ``log_ml``, estimated from the particles of this one run.
+
+        By what share of the weight each particle of the first step has in the end (Chan and Lai 2013): with W_i the
+        shares, the square root of 1 - c (1 - sum W_i^2). In Lee and Whiteley (2018) resampling is multinomial, and c is
+        a power of n / (n - 1); here c is what resampling did to pairs of particles, so that it serves for other schemes
+        too, if only roughly: a fifth too small where every step is resampled systematically and says little. It is
+        rough where few ancestors are left, and NaN where all particles have one.
+        """
+        import numpy as np
+
+        first = self.history.origins(self.n)[0]
+        shares = np.bincount(first, host_weights(self.log_weights))
+        apart = 1.0 - float(shares @ shares)
+        if np.count_nonzero(shares) < 2 or not self.base > -math.inf:
+            return math.nan
+        variance = 1.0 - math.prod(step.pairs for step in self.history) * apart
+        return variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))
 
     # steps
 
@@ -262,8 +284,10 @@ class ParticleFilter(Particles):
         attic = self.attic if self.attic is NOTHING else Attic(self.attic, index)
         mean = log_mean(log_weights)
         base = self._log_ml - mean if mean > -math.inf else self.base
-        before, now = self.history[-1].ancestors, np.array(index)
-        history = self.history.amended(ancestors=now if before is None else before[now])
+        last, now = self.history[-1], np.array(index)
+        ancestors = now if last.ancestors is None else last.ancestors[now]
+        pairs = last.pairs * _lost_pairs(self.log_weights, now, log_weights)
+        history = self.history.amended(ancestors=ancestors, pairs=pairs)
         return self._replaced(traces=traces, log_weights=log_weights, base=base, history=history, attic=attic)
 
     def resize(self, n: int, key: Any = None, scheme: str = "multinomial") -> ParticleFilter:
@@ -333,7 +357,9 @@ class ParticleFilter(Particles):
                 raise UsageError(f"join was given filters of {part.call!r} and {first.call!r}", expected="one call")
         logs = mx.concatenate([part.log_weights + (part.base - first.base) for part in parts])
         traces = concatenate([part.traces for part in parts])
-        return first._replaced(traces=traces, log_weights=logs, history=History())._noted(0.0)
+        made = first._replaced(traces=traces, log_weights=logs, history=History())._noted(0.0)
+        made.history = made.history.amended(pairs=math.nan)  # where the particles of the parts come from is lost
+        return made
 
     # moves
 
@@ -453,6 +479,17 @@ def _require_weight(
         expected=error.expected,
         hint="more particles, a proposal that looks at the observation, or rejuvenation",
     )
+
+
+def _lost_pairs(before: mx.array, index: Any, after: mx.array) -> float:
+    """By what factor two draws by the weights after are less likely of different ancestors than two by those before."""
+    import numpy as np
+
+    if not mx.any(before > -math.inf).item() or not mx.any(after > -math.inf).item():
+        return math.nan
+    old, new = host_weights(before), np.bincount(index, host_weights(after))
+    kept = 1.0 - new @ new
+    return float((1.0 - old @ old) / kept) if kept > 0 else math.nan
 
 
 def _priorities(priority: Any, log_weights: mx.array) -> mx.array:

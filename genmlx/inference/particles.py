@@ -57,6 +57,20 @@ class Particles:
         """Kish's effective sample size, between 1 and n."""
         return effective_size(self.log_weights)
 
+    @property
+    def khat(self) -> float:
+        """The Pareto shape of the weights' tail (Vehtari et al. 2024): above 0.7 no mean of theirs is to be trusted."""
+        from genmlx.diagnostics import psis
+
+        return float(psis(self.log_weights)[1])
+
+    @property
+    def log_ml_error(self) -> float:
+        """The standard error of ``log_ml``: that of the mean weight, relative to it; NaN for one particle."""
+        weights = host_weights(self.log_weights)
+        n = len(weights)
+        return math.nan if n == 1 else math.sqrt(max(0.0, n * float(weights @ weights) - 1.0) / (n - 1))
+
     def __getitem__(self, address: Any) -> Any:
         """The values at an address, ``[n, *event]``, unweighted; ``Masked`` where only some particles have it."""
         return self.traces.choices[address]

@@ -45,9 +45,9 @@ def predictive(
     """Values ``[chains, draws, *event]`` drawn by each draw of the posterior, at the observed addresses.
 
     ``call`` may have other arguments than the posterior's: whatever it visits that the posterior has no draws of is
-    drawn. With ``addresses`` (one, a list, or a selection), only those are drawn anew, latent ones among them, and the
-    observations at all others stay. A draw that has choices which ``call`` does not visit raises, unless ``strict`` is
-    False. The result's ``log_joint`` is that of all choices together.
+    drawn. With ``addresses`` (one, a list, or a selection), only those are drawn anew, latent ones and those that only
+    ``call`` has among them, and the observations at all others stay. A draw that has choices which ``call`` does not
+    visit raises, unless ``strict`` is False. The result's ``log_joint`` is that of all choices together.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, mh, normal, trace
@@ -64,7 +64,7 @@ def predictive(
     if addresses is None:
         anew, fixed = ~_covering(posterior), EMPTY
     else:
-        anew, fixed = _chosen(call, posterior, addresses), posterior.observations
+        anew, fixed = _chosen(call, posterior, addresses, new=True), posterior.observations
     given = fixed.without(anew)
 
     def draw(key: Any, latent: ChoiceMap) -> tuple[ChoiceMap, Any, dict]:
@@ -135,12 +135,21 @@ def _selected(addresses: list) -> Selection:
     return select(*addresses) if addresses else select.none()
 
 
-def _chosen(call: Call, posterior: Posterior, addresses: Any) -> Selection:
-    """What a user names: a selection, an address, or a list of them, each of which must be there."""
+def _chosen(call: Call, posterior: Posterior, addresses: Any, new: bool = False) -> Selection:
+    """What a user names: a selection, an address, or a list of them, each of which must be there.
+
+    With ``new`` it may be one that the posterior has not, but a run of ``call`` with its first draw.
+    """
     if isinstance(addresses, Selection):
         return addresses
     named = [normalise(a) for a in addresses] if isinstance(addresses, list) else [normalise(addresses)]
     known = from_items((a, 0) for a in [*posterior.addresses(), *posterior.observations])
+    if new and not all(address in known for address in named):
+        first = from_items(
+            (a, posterior.values_at(a)[0, 0]) for a in posterior.addresses() if posterior.has(a)[0, 0].item()
+        )
+        run = call.generate(posterior.observations.merge(first), random.as_key(0), strict=False)
+        known = from_items((a, 0) for a in dict.fromkeys([*known, *run.trace.choices]))
     for address in named:
         if address not in known:
             raise unknown_address(address, call.gen_fn, known.addresses(), "addresses")

@@ -64,3 +64,24 @@ def impossible(call: Call, trace: Any, observations: ChoiceMap) -> ImpossibleObs
         hint="correct the observation, or a distribution whose support holds it",
     )
 
+
+def no_density(call: Call, traces: Any, log_weights: mx.array) -> ParameterError:
+    """The error for runs whose weight is NaN or infinite: the first address with such a density, and its value."""
+    bad = ~(log_weights < math.inf)
+    what, lane = "NaN" if mx.any(mx.isnan(log_weights)).item() else "infinite", int(mx.argmax(bad))
+    share = f"in {int(mx.sum(bad)):,} of {log_weights.size:,} runs"
+    for address in traces.choices:
+        if not (traces.project(select(address))[lane] < math.inf).item():
+            value = show_value(traces[lane].choices[address])
+            return ParameterError(
+                f"the log density of {value} is {what} {share}",
+                address=address,
+                gen_fn=call.gen_fn,
+                expected="a number, or -inf where a value is impossible",
+                hint="look for a parameter that overflows or leaves its domain, as the root of a negative number",
+            )
+    return ParameterError(
+        f"the weight is {what} {share}, and no density of the model is",
+        gen_fn=call.gen_fn,
+        expected="a proposal whose densities are numbers",
+    )

@@ -5,6 +5,7 @@ Gordon, Salmond and Smith (1993); Del Moral, Doucet and Jasra (2006).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -185,7 +186,7 @@ def shown(pf: ParticleFilter) -> dict[str, Any]:
     return {
         "ess": history[-1].ess,
         "log_ml": history[-1].log_ml,
-        "accept": history[-1].accept,
+        "accept": next((step.accept for step in reversed(history.steps) if step.accept == step.accept), math.nan),
         "particles": pf.n,
         "history": history,
     }

@@ -17,6 +17,7 @@ from genmlx import random
 from genmlx.choicemap import EMPTY, ChoiceMap, covering
 from genmlx.errors import GenError, MissingChoice, UnknownAddress, UsageError, nearest, show_address, show_addresses
 from genmlx.gfi import Call, checked_choices, gen_errors
+from genmlx.inference.attic import put_away
 from genmlx.inference.loop import Loop
 from genmlx.inference.moves import (
     NEW,
@@ -102,9 +103,14 @@ class Smcp3Step(Translator):
         """The filter after this step, with its observations added; ``pf`` says what was observed before."""
         step = copy.copy(self)
         step._old, step._removed = pf.observations if self._old is None else self._old, []
+        key, rewrites = random.as_key(key), self.backward is not None or self.transform is not None
         with gen_errors(self.call.gen_fn):
-            traces, weights = step(pf.traces, key, check)
-            made = pf.extended(traces, weights, self.call, self.observations)
+            if rewrites:
+                made = pf.extended(*step(pf.traces, key, check), self.call, self.observations)
+            else:
+                traces, weights, attic = pf._applied(lambda traces: step(traces, key, check))
+                made = pf.extended(traces, weights, self.call, self.observations, attic=attic)
+                made.recent, made.attic = put_away(made.recent, made.attic)
         if step._removed:
             made = made._replaced(observations=made.observations.without(select(*step._removed)))
         return made
@@ -118,13 +124,15 @@ class Smcp3Step(Translator):
             forward = proposed(self.forward, trace, propose_key)
             args, diffs = gen_fn.changed(trace, self.call, None)
             there = self.transform and self.transform.run(Side.of(trace, OLD), forward.side, args)
-            written = self._written(there, forward.side.choices, self.observations.merge(old))
+            written = self._written(there, forward.side.choices, old)
             constraints = self.observations.merge(written)
             new, weight, _, discard = gen_fn._update(trace, args, diffs, constraints, update_key)
             if there is not None:
                 require_made(there, MODEL, gen_fn, new, written, NEW)
             gen_fn.require_visited(new, constraints)
-            gone, settled = discard.without(covering(old)), discard.filter(covering(old))
+            gone = settled = discard
+            if not discard.is_empty:
+                gone, settled = discard.without(covering(old)), discard.filter(covering(old))
             self._removed[:] = [address for address in settled if address not in new.choices]
             if there is None:
                 backward, jacobian = self._scored(new, gone), 0.0
@@ -161,12 +169,12 @@ class Smcp3Step(Translator):
                 hint="a backward kernel with a smaller support, or a forward kernel with a larger one",
             )
 
-    def _written(self, there: Run | None, choices: ChoiceMap, observed: ChoiceMap) -> ChoiceMap:
-        """The model's choices that the step writes."""
+    def _written(self, there: Run | None, choices: ChoiceMap, old: ChoiceMap) -> ChoiceMap:
+        """The model's choices that the step writes, none of which is or was observed."""
         if there is not None:
-            return unobserved(there, observed)
+            return unobserved(there, self.observations.merge(old))
         for address in choices:
-            if address in observed:
+            if address in self.observations or address in old:
                 raise UsageError("the forward kernel proposes an observed choice", address=address, gen_fn=self._model)
         return choices
 
@@ -270,7 +278,7 @@ def smcp3(
     filtering = Rewriting(steps, particles, ess_threshold, resampling, rejuvenate, strata, check)
     with Loop("smcp3", progress) as loop:
         result = filtering.run(random.streams(key), loop, record)
-    result.status, result.timing = loop.status, loop.timing
+    result.algorithm, result.status, result.timing = loop.algorithm, loop.status, loop.timing
     return loop.deliver(result)
 
 

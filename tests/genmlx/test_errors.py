@@ -314,6 +314,12 @@ def test_the_model_is_the_one_that_the_address_starts_from():
 # the parts
 
 
+def test_nearest_takes_case_lightly():
+    assert nearest(("Y",), [("x",), ("y",)]) == [("y",)]
+    assert nearest(("Slope",), [("lope",), ("slope",)])[0] == ("slope",)
+    assert nearest(("Y", 3), [("y", 3), ("y", 4)])[0] == ("y", 3)
+
+
 def test_nearest():
     """Would catch suggestions by prefix alone, an unsorted list, and one for something altogether different."""
     known = [("slope",), ("intercept",), ("y", 0), ("y", 1), ("y", 10)]

@@ -61,6 +61,17 @@ def that_looks_back(n):
 
 
 @gen
+def that_catches_everything(n):
+    states = trace("z", walk(n, 0.0, 1.0))
+    for t in range(n):
+        try:
+            loc = states[max(0, t - 3)] * 1.0
+        except Exception:
+            loc = 0.0
+        trace(("late", t), normal(loc, 1.0))
+
+
+@gen
 def two_walks(n):
     a = trace("a", walk(n, 0.0, 1.0))
     trace("b", walk(n // 2, a[-1], 0.5))
@@ -85,6 +96,7 @@ CASES = {
     "scan": (lambda n: adds(0.0, list(range(n))), at(())),
     "returned": (that_returns_its_states, at(("z",))),
     "looked at": (that_looks_back, at(("z",))),
+    "caught": (that_catches_everything, at(("z",))),
     "two": (two_walks, at(("a",))),
     "branches": (lambda n: jumps(n, 0.0, 1.0), at(())),
     "nested": (lambda n: nested(n, 0.0, 1.0), lambda t, y: {(t, "inner", t, "y"): y}),
@@ -117,7 +129,7 @@ def test_it_is_as_if_it_had_stayed(case, first, monkeypatch):
     if first == 40 and case == "nested":
         pytest.skip("820 choices in the first step alone")
     found = run(*CASES[case], first=first, last=first + 7)
-    assert found.attic.before is not None or case in ("returned", "looked at")  # something was put away
+    assert found.attic.before is not None or case in ("returned", "looked at", "caught")  # something was put away
     monkeypatch.setattr(particle_filter, "put_away", lambda traces, attic: (traces, attic))
     want = run(*CASES[case], first=first, last=first + 7)
     if (case, first) == ("two", 40):

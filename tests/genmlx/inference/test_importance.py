@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from genmlx import beta, categorical, dirichlet, flip, gamma, gen, normal, poisson, trace, uniform
+from genmlx import beta, categorical, dirichlet, distribution, flip, gamma, gen, normal, poisson, trace, uniform
 from genmlx.errors import (
     BatchError,
     ImpossibleObservation,
@@ -322,8 +322,22 @@ def test_a_model_whose_density_is_nan():
         mu = trace("mu", normal(0, 1))
         trace("y", normal(mu, mx.sqrt(mu)))
 
-    with pytest.raises(ParameterError, match="weight is NaN"):
+    with pytest.raises(ParameterError, match=r"log density of 0\.0 is NaN in 55 of 100 runs at 'y' in model") as error:
         importance_sampling(model(), {"y": 0.0}, particles=100, key=0)
+    assert error.value.address == ("y",)
+
+
+def test_a_proposal_whose_density_is_nan():
+    """No density of the model is at fault, and none is named."""
+
+    @gen
+    def away():
+        trace("mu", weird())
+
+    weird = distribution(lambda key: mx.array(0.5), lambda x: mx.array(math.nan) * x, name="weird")
+    with pytest.raises(ParameterError, match="weight is NaN in 10 of 10 runs, and no density of the model is") as error:
+        importance_sampling(conjugate(), {"y": 1.5}, particles=10, proposal=away(), key=0)
+    assert error.value.address is None
 
 
 @pytest.mark.parametrize("model", [conjugate, 3, None])
@@ -375,3 +389,12 @@ def test_statistics_of_a_sub_map_name_the_leaves():
 
     with pytest.raises(UsageError, match=r"\('x', 0\), \('x', 1\)"):
         importance_sampling(model(), particles=10, key=0).mean("x")
+
+
+def test_the_standard_error_of_the_evidence_and_the_tail_of_the_weights():
+    """The error is the spread of log_ml over runs; k-hat is that of the weights in ArviZ's sense."""
+    runs = [importance_sampling(conjugate(), {"y": 1.5}, 400, key=seed) for seed in range(120)]
+    spread = np.std([run.log_ml.item() for run in runs], ddof=1)
+    assert np.mean([run.log_ml_error for run in runs]) == pytest.approx(spread, rel=0.25)
+    assert runs[0].khat < 0.5 < importance_sampling(conjugate(), {"y": 9.0}, 400, key=0).khat
+    assert math.isnan(importance_sampling(conjugate(), {"y": 1.5}, 1, key=0).log_ml_error)

@@ -427,20 +427,20 @@ def test_what_cannot_be_joined():
     with pytest.raises(UsageError, match="other models or observations"):
         ParticleFilter.join([pf, begun(y=2.0)])
     with pytest.raises(UsageError, match="other models or observations"):
-        ParticleFilter.join([pf, pf.step(walk(2, 0.0, 1.0), {(1, "y"): 0.0})])
+        ParticleFilter.join([pf, pf.step(walk(2, 0.0, 1.0), {(1, "y"): 0.0}, key=1)])
     with pytest.raises(UsageError, match="other models or observations"):
-        ParticleFilter.join([pf, ParticleFilter.init(box(), {"y": 0.0}, particles=6)])
+        ParticleFilter.join([pf, ParticleFilter.init(box(), {"y": 0.0}, particles=6, key=1)])
     with pytest.raises(UsageError, match=r"filters of .*walk_step\)\(1, 0.0, 2.0\)"):
-        ParticleFilter.join([pf, ParticleFilter.init(walk(1, 0.0, 2.0), {(0, "y"): 1.0}, particles=6)])
+        ParticleFilter.join([pf, ParticleFilter.init(walk(1, 0.0, 2.0), {(0, "y"): 1.0}, particles=6, key=1)])
 
     @gen
     def shifted(xs):
         trace("y", normal(trace("x", normal(0, 1)) + mx.sum(xs), 1.0))
 
     ones, others = (
-        ParticleFilter.init(shifted(xs), {"y": 1.0}, particles=3) for xs in (mx.ones(2), mx.array([1.0, 2.0]))
+        ParticleFilter.init(shifted(xs), {"y": 1.0}, particles=3, key=1) for xs in (mx.ones(2), mx.array([1.0, 2.0]))
     )
-    assert ParticleFilter.join([ones, ParticleFilter.init(shifted(mx.ones(2)), {"y": 1.0}, particles=3)]).n == 6
+    assert ParticleFilter.join([ones, ParticleFilter.init(shifted(mx.ones(2)), {"y": 1.0}, particles=3, key=1)]).n == 6
     with pytest.raises(UsageError, match="join was given filters of"):
         ParticleFilter.join([ones, others])
 

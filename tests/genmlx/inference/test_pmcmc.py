@@ -69,7 +69,7 @@ RUNS = {
     "particle Gibbs from the prior": lambda: particle_gibbs(
         steps_for(YS), select("scale"), draws=300, warmup=30, particles=8, chains=2, key=3
     ),
-    "pmmh": lambda: pmmh(steps_for(YS), "scale", draws=400, warmup=150, particles=15, chains=2, key=4),
+    "pmmh": lambda: pmmh(steps_for(YS), "scale", draws=700, warmup=150, particles=15, chains=2, key=4),
     "pmmh by a proposal": lambda: pmmh(
         steps_for(YS), "scale", nearby, draws=400, warmup=30, particles=15, chains=2, key=4
     ),

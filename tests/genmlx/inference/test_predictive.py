@@ -108,6 +108,28 @@ def test_named_addresses_and_what_stays():
         predictive(walk(), draws, "b")
 
 
+def test_named_addresses_that_only_the_longer_call_has():
+    """mu given one y = 1.5 is N(1.2, 0.2), so a next y is N(1.2, 0.45); what is not named is drawn, and left out."""
+
+    @gen
+    def growing(n):
+        mu = trace("mu", normal(0, 1))
+        for i in range(n):
+            trace(("y", i), normal(mu, 0.5))
+
+    post = mh(growing(1), {("y", 0): 1.5}, draws=2000, chains=4, key=mx.random.key(0))
+    new = predictive(growing(3), post, [("y", 2)], key=mx.random.key(1))
+    assert new.addresses() == [("y", 2)] and new["y", 2].shape == (4, 2000)
+    error = math.sqrt(0.2 * 8000 / post.ess("mu") + 0.25) / math.sqrt(8000)
+    assert abs(new.mean(("y", 2)).item() - 1.2) < 4.5 * error
+    assert abs(new.std(("y", 2)).item() - math.sqrt(0.45)) < 0.05
+    with pytest.raises(UnknownAddress) as raised:
+        predictive(growing(3), post, [("y", 3)])
+    assert "('y', 2)" in str(raised.value)
+    with pytest.raises(UnknownAddress):
+        log_likelihood(growing(3), post, [("y", 2)])
+
+
 def test_keys(post):
     runs = [predictive(conjugate(2), post, key=k)["y", 0] for k in (1, 1, 2)]
     assert mx.array_equal(runs[0], runs[1]).item() and not mx.any(runs[0] == runs[2]).item()

@@ -27,9 +27,10 @@ from genmlx import (
     uniform,
 )
 from genmlx.errors import ImpossibleObservation, ParameterError, UnknownAddress, UsageError
-from genmlx.inference import InferenceInterrupted, TemperedHistory, tempered_smc
+from genmlx.inference import InferenceInterrupted, NoStartingPoint, TemperedHistory, tempered_smc
 from genmlx.inference.methods import METHODS
 from genmlx.inference.tempered import next_temperature
+from genmlx.inference.tempered_moves import TemperedDensity, _finite
 
 KERNELS = ("hmc", "mala", "random_walk", "mh")
 FULL = os.environ.get("GENMLX_FULL") == "1"
@@ -72,12 +73,12 @@ def test_two_modes_and_their_weights(kernel):
     exact = log_integral(log_two_modes)
     right = math.exp(log_integral(log_two_modes, GRID[GRID >= 0]) - exact)
     assert 0.6 < right < 0.7
-    found = runs(two_modes(), {"y": 9.0}, 16, particles=300, kernel=kernel)
+    found = runs(two_modes(), {"y": 9.0}, 10, particles=300, kernel=kernel)
     unbiased(found, exact)
     # What a run estimates without bias is the evidence of each mode: the shares, weighted by the evidence of the run.
     parts = [math.exp(r.log_ml.item() - exact) * mx.sum(r.weights * (r["x"] > 0)).item() for r in found]
-    assert abs(np.mean(parts) - right) < 3 * np.std(parts, ddof=1) / 4
-    within = np.concatenate([np.abs(np.array(r["x"])) for r in found])
+    assert abs(np.mean(parts) - right) < 3 * np.std(parts, ddof=1) / math.sqrt(10)
+    within = np.concatenate([np.abs(np.array(r.resample(key=1)["x"])) for r in found])
     moments = [np.trapezoid(np.exp(log_two_modes(GRID) - exact) * np.abs(GRID) ** k, GRID) for k in (1, 2)]
     assert within.mean() == pytest.approx(moments[0], abs=0.02)
     assert within.std() == pytest.approx(math.sqrt(moments[1] - moments[0] ** 2), rel=0.15)
@@ -109,9 +110,9 @@ def test_a_regression(kernel):
     found = runs(regression(mx.array(DESIGN)), {"y": mx.array(TARGET)}, 16, particles=300, kernel=kernel)
     unbiased(found, exact)
     means = np.array([r.mean("w") for r in found])
-    assert means.mean(axis=0) == pytest.approx(mean, abs=0.02)
-    second = np.mean([np.array(r["w"]).T @ (np.array(r.weights)[:, None] * np.array(r["w"])) for r in found], axis=0)
-    assert np.sqrt(np.diag(second - np.outer(mean, mean))) == pytest.approx(np.sqrt(np.diag(cov)), rel=0.15)
+    assert means.mean(axis=0) == pytest.approx(mean, abs=0.03)
+    squares = np.mean([np.array(r.weights) @ (np.array(r["w"]) - mean) ** 2 for r in found], axis=0)
+    assert np.sqrt(squares) == pytest.approx(np.sqrt(np.diag(cov)), rel=0.1)
     assert all((r.history.moves[1:] >= 2).all() for r in found)
 
 
@@ -132,7 +133,7 @@ def test_latents_that_are_neither_drawn_nor_observed_are_not_tempered():
     assert np.mean([r.mean("a").item() for r in found]) == pytest.approx(2 / 1.34, abs=0.03)
     means = np.array([r.mean("a").item() for r in runs(levels(), {"y": 2.0}, 4, particles=2000, kernel="mh")])
     assert means.mean() == pytest.approx(2 / 1.34, abs=0.05)
-    spread = np.mean([r.std("a").item() if hasattr(r, "std") else np.std(np.array(r["a"])) for r in found])
+    spread = np.mean([np.array(r.resample(key=1)["a"]).std() for r in found])
     assert spread == pytest.approx(math.sqrt(1 - 1 / 1.34), rel=0.1)
 
 
@@ -172,17 +173,34 @@ def shares(n):
 
 @pytest.mark.parametrize("kernel", ["hmc", "random_walk"])
 def test_a_simplex_and_an_interval(kernel):
-    """Dirichlet-multinomial and beta-binomial evidence. Some draws of beta(0.3, 0.4) are 1 in float32."""
+    """Dirichlet-multinomial and beta-binomial evidence; beta(0.3, 0.4) has its mass at both ends."""
     ks, bs = [0, 2, 2, 1, 2, 0], [1, 1, 0, 1, 1, 1]
     alpha, counts = np.array([0.5, 1.0, 2.0]), np.bincount(ks)
-    exact = special.gammaln(3.5) - special.gammaln(9.5) + (special.gammaln(alpha + counts) - special.gammaln(alpha)).sum()
+    exact = special.gammaln(3.5) - special.gammaln(9.5)
+    exact += (special.gammaln(alpha + counts) - special.gammaln(alpha)).sum()
     exact += special.betaln(0.3 + 5, 0.4 + 1) - special.betaln(0.3, 0.4)
     data = {("k", i): k for i, k in enumerate(ks)} | {("b", i): b for i, b in enumerate(bs)}
-    found = runs(shares(6), data, 16, particles=400, kernel=kernel)
+    found = runs(shares(6), data, 8, particles=400, kernel=kernel)
     unbiased(found, exact)
     theta = np.mean([np.array(r.mean("theta")) for r in found], axis=0)
     assert theta == pytest.approx((alpha + counts) / 9.5, abs=0.02)
     assert np.mean([r.mean("p").item() for r in found]) == pytest.approx(5.3 / 6.7, abs=0.02)
+
+
+def test_prior_draws_on_the_edge_of_their_support():
+    """They have no coordinates: they are put to the outermost of the other draws, so that none of them is lost."""
+
+    @gen
+    def pair():
+        trace("p", beta(2, 2)), trace("x", normal(0, 1))
+
+    density = TemperedDensity(pair(), {})
+    u = mx.array([[math.inf, 0.5], [-1.0, 0.0], [3.0, -math.inf], [-math.inf, math.nan], [0.0, 2.0]])
+    found = np.array(_finite(u, density))
+    assert found.tolist() == [[3, 0.5], [-1, 0], [3, 0], [-1, 0.5], [0, 2]]
+    with pytest.raises(NoStartingPoint, match="on the edge") as caught:
+        _finite(mx.array([[0.0, math.inf], [1.0, math.nan]]), density)
+    assert caught.value.address == ("x",)
 
 
 DATA = [-1.5, -1.1, 1.4, 2.0]
@@ -222,7 +240,7 @@ def test_choices_that_come_and_go():
     def model():
         on = trace("on", flip(0.3))
         x = trace("x", slab(on == 1, 1.0, 1.0))
-        trace("y", normal(mx.where(on == 1, x, 0.0), 0.3))
+        trace("y", normal(0.0 if x is None else mx.where(on == 1, x, 0.0), 0.3))
 
     slabs = 0.3 * stats.norm(1, math.sqrt(1.09)).pdf(0.9)
     exact = math.log(slabs + 0.7 * stats.norm(0, 0.3).pdf(0.9))
@@ -238,8 +256,8 @@ def test_particles_without_likelihood():
     def model():
         trace("y", uniform(0, trace("x", uniform(0, 1))))
 
-    for kernel in ("hmc", "mh"):
-        found = runs(model(), {"y": 0.5}, 16, particles=300, kernel=kernel)
+    for kernel in ("random_walk", "mh"):
+        found = runs(model(), {"y": 0.5}, 10, particles=300, kernel=kernel)
         unbiased(found, math.log(math.log(2)))
         assert all(np.array(r["x"])[np.array(r.weights) > 0].min() >= 0.5 for r in found)
         assert found[0].history.ess[0] == pytest.approx(150, abs=40)
@@ -257,14 +275,16 @@ def test_parameters_are_read():
 # unbiased for what is given
 
 
-@pytest.mark.parametrize("kernel, particles", [("hmc", 40), ("random_walk", 40), ("mh", 40)])
-def test_an_earlier_run_repeated_is_unbiased(kernel, particles):
+@pytest.mark.parametrize("kernel", ["hmc", "random_walk", "mh"])
+def test_an_earlier_run_repeated_is_unbiased(kernel):
     """With temperatures and kernels of another run, a few particles are enough for the mean to be right."""
-    first = tempered_smc(two_modes(), {"y": 9.0}, particles=300, kernel=kernel, key=99)
-    found = runs(
-        two_modes(), {"y": 9.0}, 120 if FULL else 60, particles=particles, kernel=kernel, temperatures=first.history
-    )
-    unbiased(found, log_integral(log_two_modes), 0.15)
+    call, data, exact = two_modes(), {"y": 9.0}, log_integral(log_two_modes)
+    if kernel == "hmc":
+        call, data = regression(mx.array(DESIGN)), {"y": mx.array(TARGET)}
+        exact = stats.multivariate_normal(np.zeros(12), DESIGN @ DESIGN.T + 0.16 * np.eye(12)).logpdf(TARGET)
+    first = tempered_smc(call, data, 300, kernel=kernel, key=99)
+    found = runs(call, data, 160 if FULL else 40, particles=40, kernel=kernel, temperatures=first.history)
+    unbiased(found, exact, 0.15)
     for column in ("temperature", "moves", "step_size"):
         assert np.array_equal(getattr(found[0].history, column), getattr(first.history, column), equal_nan=True)
     assert not np.array_equal(found[0].history.ess, first.history.ess)
@@ -282,6 +302,14 @@ def test_given_temperatures_and_moves():
     assert one.history.ess[1] / 20_000 == pytest.approx(
         (w := stats.norm(x * x, 0.5).pdf(9)).sum() ** 2 / (w**2).sum() / 200_000, rel=0.1
     )
+
+
+def test_the_error_that_a_run_reports_is_that_between_runs():
+    """Half a dozen resamplings: counted as one, or not at all, the error would come out twice too small."""
+    found = runs(two_modes(), {"y": 9.0}, 30, particles=300, kernel="random_walk")
+    reported = math.sqrt(np.mean([r.log_ml_error**2 for r in found]))
+    between = np.std([r.log_ml.item() for r in found], ddof=1)
+    assert reported == pytest.approx(between, rel=0.4)
 
 
 # temperatures
@@ -353,8 +381,9 @@ def test_progress_tells_of_every_temperature():
     result = tempered_smc(two_modes(), {"y": 9.0}, 100, key=1, progress=told.append)
     assert told[-1].done == told[-1].total == len(result.history) - 1
     assert {p.algorithm for p in told} == {"tempered_smc"} and all(p.done <= p.total for p in told)
-    assert told[-1].info["temperature"] == 1.0 and told[-1].info["log_ml"] == pytest.approx(result.log_ml.item(), abs=1e-5)
-    assert isinstance(told[-1].info["history"], TemperedHistory)
+    info = told[-1].info
+    assert info["temperature"] == 1.0 and info["log_ml"] == pytest.approx(result.log_ml.item(), abs=1e-5)
+    assert isinstance(info["history"], TemperedHistory)
 
 
 def test_a_run_that_ends_early_still_weighs_for_the_posterior():
