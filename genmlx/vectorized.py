@@ -7,6 +7,7 @@ axis 0, except its arguments, which all lanes share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -278,14 +279,30 @@ def run(f: Callable, n: int, key: Any, *inputs: Any) -> Any:
             out = vmap_list(lane, mx.arange(n), *arrays)
         return out, skeletons[-1]
 
-    recorder = RECORDER.get()
-    found = batch if recorder is None else recorder(batch, (n, wanted, *forms))
+    known = RECORDER.get()
+    found = batch if known is None else known(batch, (n, wanted, *forms))
     out, skeleton = found(key, list(distinct.values()))
     return _marked(skeleton.fill(out if skeleton.places else []), n)
 
 
-# What makes a recorded graph of a batch that is run again and again; None where batches are run as they come.
-RECORDER: ContextVar[Callable | None] = ContextVar("genmlx_recorder", default=None)
+# What makes recorded graphs of batches that are run again and again; None where batches are run as they come.
+RECORDER: ContextVar[Any] = ContextVar("genmlx_recorder", default=None)
+
+
+@contextmanager
+def recorder(found: Any) -> Iterator[None]:
+    """Batches are recorded by this, or with None not at all."""
+    token = RECORDER.set(found)
+    try:
+        yield
+    finally:
+        RECORDER.reset(token)
+
+
+def recorded_as(name: str) -> Any:
+    """Within a place whose batches are recorded, one of its own."""
+    outer = RECORDER.get()
+    return recorder(None if outer is None else outer.below(name))
 
 
 def _lanes_of(value: Any, n: int) -> tuple[list, Callable, Any]:

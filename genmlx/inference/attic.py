@@ -23,11 +23,11 @@ from genmlx.combinators.sequence import SequenceTrace
 from genmlx.gen import GenTrace
 from genmlx.pytree import NAMESPACE, map_arrays, register
 from genmlx.trace import Trace
-from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, _without_args, run
+from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, _without_args, recorder, run
 
 
 class TakenAway(BaseException):
-    """Somebody has looked at what a filter has put away. No Exception, so that a body which catches those lets it by."""
+    """Somebody has looked at what a filter has put away. A body that catches every Exception lets it by."""
 
 
 class Away:
@@ -132,7 +132,8 @@ def refers_to_it(traces: VectorizedTrace) -> bool:
 
 def found_at(traces: VectorizedTrace, address: Any) -> Any:
     """The values of one choice, without a look at those before it; raises where they are put away."""
-    return traces._look(lambda trace: _leaf(trace, normalise(address)))
+    with recorder(None):
+        return traces._look(lambda trace: _leaf(trace, normalise(address)))
 
 
 def _leaf(trace: Trace, address: tuple) -> Any:
@@ -188,4 +189,5 @@ def _whole(elements: Elements, kept: list[Kept], n: int) -> Elements:
         made.restack()
         return made
 
-    return run(lane, n, None, Lanes(stacks), Lanes(list(traces.values())))
+    with recorder(None):
+        return run(lane, n, None, Lanes(stacks), Lanes(list(traces.values())))

@@ -37,7 +37,7 @@ from genmlx.inference.translators import GeneralTranslator, SimpleExtendingTrans
 from genmlx.masked import Masked, value_of
 from genmlx.pytree import NAMESPACE, split_arrays
 from genmlx.selection import Selection, as_selection, select
-from genmlx.vectorized import VectorizedTrace, concatenate
+from genmlx.vectorized import VectorizedTrace, concatenate, recorded_as
 from genmlx.versions import pinned
 
 
@@ -121,12 +121,15 @@ class ParticleFilter(Particles):
         """An operation on the traces without their past; where it looks at that, or fails, on whole traces."""
         if self.attic is not NOTHING:
             try:
-                new, more = operation(self.recent)
+                with recorded_as("recent"):
+                    new, more = operation(self.recent)
                 if not refers_to_it(new):
                     return new, more, self.attic
             except (TakenAway, Exception):  # whatever it was comes up again
                 pass
-        return *operation(self.traces), NOTHING
+        whole = self.traces
+        with recorded_as("whole"):
+            return *operation(whole), NOTHING
 
     def _noted(self, log_ml: float) -> ParticleFilter:
         """With one more step in the history, before which the log evidence was ``log_ml``."""

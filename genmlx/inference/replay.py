@@ -9,8 +9,7 @@ says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from genmlx.gradients import host_value_errors
 from genmlx.pytree import NAMESPACE, Skeleton, split_arrays
 from genmlx.random import lane_key
 from genmlx.trace import Trace
-from genmlx.vectorized import RECORDER, _with_args, _without_args
+from genmlx.vectorized import _with_args, _without_args, recorder
 
 REPLAYED = "replayed"
 
@@ -123,47 +122,47 @@ class Replays:
     def __init__(self) -> None:
         self._graphs: dict[tuple, Any] = {}
 
-    @contextmanager
-    def place(self, name: Any) -> Iterator[None]:
-        numbers = count()
-        token = RECORDER.set(lambda batch, form: self._known(batch, (name, next(numbers)), form))
-        try:
-            yield
-        finally:
-            RECORDER.reset(token)
+    def place(self, *name: Any) -> Any:
+        return recorder(_Place(self, name))
 
-    def _known(self, batch: Callable, which: tuple, form: tuple) -> Callable:
+    def known(self, batch: Callable, which: tuple, form: tuple) -> Callable:
         """The batch, or what was recorded of it."""
 
         def run(key: Any, arrays: list[mx.array]) -> tuple[list, Skeleton]:
             shapes = [(array.shape, array.dtype) for array in arrays]
-            old = self._graphs.get(which)
-            alike = old is not None and old.shapes == shapes and _same_form(old.form, form)
-            if alike and old.graph:
-                return old.graph(*(() if key is None else (key,)), *arrays), old.skeleton
-            token = RECORDER.set(None)  # what is run inside of a lane is a part of it
-            try:
+            known = self._graphs.get(which)
+            if known is not None and not (known.shapes == shapes and _same_form(known.form, form)):
+                known = None
+            graph: Any = None if known is None else known.graph  # False where there can be none
+            if graph and known is not None:
+                return graph(*(() if key is None else (key,)), *arrays), known.skeleton
+            with recorder(None):  # what is run inside of a lane is a part of it
                 found, skeleton = batch(key, arrays)
-                graph = old.graph if alike else None  # False where there can be none
-                if alike and graph is None:
+                if known is not None and graph is None:
                     graph = self._recorded(batch, key, arrays, found)
-            finally:
-                RECORDER.reset(token)
             self._graphs[which] = _Known(form, shapes, skeleton, graph)
             return found, skeleton
 
         return run
 
     def _recorded(self, batch: Callable, key: Any, arrays: list[mx.array], expected: list) -> Any:
-        """A graph that does what the batch did; False where there is none."""
+        """A graph that does what the batch did; False where there is none.
+
+        An array that stands in several places of the result is one there too: an update goes by that.
+        """
         keys = [] if key is None else [key]
+        distinct = list({id(array): array for array in expected}.values())
+        order = {id(array): place for place, array in enumerate(distinct)}
+        places = [order[id(array)] for array in expected]
+        firsts = [places.index(place) for place in range(len(distinct))]
 
         def flat(*given: mx.array) -> list:
-            return batch(given[0] if keys else None, list(given[len(keys) :]))[0]
+            found = batch(given[0] if keys else None, list(given[len(keys) :]))[0]
+            return [found[first] for first in firsts]
 
         if any(not isinstance(own, mx.array) for own in keys):
             return False
-        mx.eval(arrays, expected)
+        mx.eval(keys, arrays, distinct)
         try:
             with without_derivatives():
                 graph = recorded(flat, *keys, *arrays)
@@ -171,8 +170,27 @@ class Replays:
             mx.eval(found)
         except (ValueError, RuntimeError, OSError):  # as for BatchedStep
             return False
-        equal = [mx.array_equal(a, b, equal_nan=True).item() for a, b in zip(found, expected, strict=True)]
-        return graph if all(equal) else False
+        if not all(mx.array_equal(a, b, equal_nan=True).item() for a, b in zip(found, distinct, strict=True)):
+            return False
+
+        def replay(*given: mx.array) -> list:
+            found = graph(*given)
+            return [found[place] for place in places]
+
+        return replay
+
+
+class _Place:
+    """The batches of one place, which are known by its name and their number."""
+
+    def __init__(self, replays: Replays, name: tuple):
+        self.replays, self.name, self.numbers = replays, name, count()
+
+    def __call__(self, batch: Callable, form: tuple) -> Callable:
+        return self.replays.known(batch, (*self.name, next(self.numbers)), form)
+
+    def below(self, name: str) -> _Place:
+        return _Place(self.replays, (*self.name, name))
 
 
 class _Known(NamedTuple):

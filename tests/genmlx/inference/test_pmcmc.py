@@ -12,9 +12,11 @@ import pytest
 from scipy import stats
 from state_spaces import MOVES, PRIOR, SEEN, SHOWS, forward, logs
 
-from genmlx import categorical, flip, gamma, gen, normal, select, trace, unfold
+from genmlx import categorical, choicemap, flip, gamma, gen, normal, select, trace, unfold
 from genmlx.errors import UnknownAddress, UsageError
-from genmlx.inference import mh_kernel, particle_gibbs, pmmh
+from genmlx.inference import mh_kernel, particle_gibbs, pmcmc, pmmh
+from genmlx.inference.replay import Replays
+from genmlx.vectorized import vgenerate
 
 YS = [1.0, 2.0, 0.5, 3.0]
 REPLICATIONS, RANKS = (480, 10) if os.environ.get("GENMLX_FULL") == "1" else (36, 5)
@@ -157,6 +159,53 @@ def test_calibration(name):
     for quantity, found in ranks(SAMPLERS[name]).items():
         counts = np.bincount(found, minlength=RANKS + 1)
         assert stats.chisquare(counts).pvalue > ALARM / 3, (quantity, counts)
+
+
+# steps as recorded graphs
+
+SHORT = {
+    "particle Gibbs": lambda: particle_gibbs(
+        steps_for(YS[:3]), "scale", draws=12, warmup=2, particles=5, chains=2, ess_threshold=0.8, key=1
+    ),
+    "with a proposal of states": lambda: particle_gibbs(
+        [(walk(t + 1, 0.0, 1.0), {(t, "y"): y}) for t, y in enumerate(YS)],
+        draws=12, warmup=2, particles=5, proposal=lambda tr: towards(tr.retval[-1], len(tr.retval)), key=1,
+    ),
+    "pmmh": lambda: pmmh(
+        steps_for(YS[:3]), "scale", draws=12, warmup=6, particles=5, rejuvenate=select(("states", 0, "x")), key=1
+    ),
+}  # fmt: skip
+
+
+@gen
+def towards(x, t):
+    trace((t, "x"), normal(0.5 * (x + mx.array(YS)[t]), 0.8))
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_replayed_steps_are_those_of_the_handlers(name, monkeypatch):
+    """To the last bit."""
+    made = []
+    monkeypatch.setattr(pmcmc, "Replays", lambda: made.append(Replays()) or made[-1])
+    replayed = SHORT[name]()
+    graphs = [known.graph for known in made[0]._graphs.values()]
+    assert sum(graph not in (None, False) for graph in graphs) >= 4
+    monkeypatch.setattr(pmcmc, "Replays", lambda: None)
+    handled = SHORT[name]()
+    for address in handled.addresses():
+        assert mx.array_equal(replayed[address], handled[address]).item()
+    assert mx.array_equal(replayed.log_joint, handled.log_joint).item()
+
+
+def test_inputs_of_another_form_are_not_replayed():
+    """A batch is known by its place, and by what it is made of: other values are inputs, other constants are not."""
+    replays, found = Replays(), []
+    for mean in (1.0, 1.0, 1.0, 2.0, 2.0, 2.0):
+        batch = vgenerate(normal(mean, 1.0), choicemap({(): mx.array([0.0, mean])}).batched(2), 2, 0).trace
+        with replays.place("here"):
+            found.append(batch.update({(): 3.0}).weight.tolist())
+    want = [[0.5 * (x - m) ** 2 - 0.5 * (3 - m) ** 2 for x in (0, m)] for m in (1, 1, 1, 2, 2, 2)]
+    assert np.allclose(found, want, rtol=1e-5)
 
 
 # what they are given, and what they say
