@@ -110,7 +110,8 @@ def _broadcast(original: Callable) -> Callable:
     def full(like: Any, vals: Any, dtype: Any = None, **named: Any) -> Any:
         if not isinstance(vals, mx.array):
             return original(like, vals, dtype, **named)
-        shape = like.shape if isinstance(like, mx.array) else (like,) if isinstance(like, int) else tuple(like)
-        return mx.broadcast_to(vals if dtype is None else vals.astype(dtype), shape, **named)
+        if not isinstance(like, mx.array):  # then MLX 0.32.4 passes over a type
+            return mx.broadcast_to(vals, (like,) if isinstance(like, int) else tuple(like), **named)
+        return mx.broadcast_to(vals if dtype is None else vals.astype(dtype), like.shape, **named)
 
     return full

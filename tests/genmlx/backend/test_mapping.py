@@ -184,9 +184,10 @@ def test_full_is_as_before_in_shape_and_type():
     for args in (((2, 3), 1), (3, True), ((2,), mx.array(1)), ((2,), mx.array(1.5), mx.int32), ((), mx.array(2.0))):
         found, want = vmap_list(lambda _, args=args: [mx.full(*args)], mx.zeros(1))[0][0], mx.full(*args)
         assert found.dtype == want.dtype and np.array_equal(found, want)
-    for like, value in ((mx.zeros((2, 3)), mx.array(1)), (mx.zeros((2,), dtype=mx.int32), mx.array(1.5))):
-        want = mx.full_like(like, value)
-        found = vmap_list(lambda _, a=(like, value): [mx.full_like(*a)], mx.zeros(1))[0][0]
+    whole = mx.zeros((2,), dtype=mx.int32)
+    for args in ((mx.zeros((2, 3)), mx.array(1)), (whole, mx.array(1.5)), (whole, mx.array(1.5), mx.int32)):
+        want = mx.full_like(*args)
+        found = vmap_list(lambda _, args=args: [mx.full_like(*args)], mx.zeros(1))[0][0]
         assert found.dtype == want.dtype and np.array_equal(found, want)
 
 
