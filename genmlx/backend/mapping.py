@@ -112,6 +112,6 @@ def _broadcast(original: Callable) -> Callable:
             return original(like, vals, dtype, **named)
         if not isinstance(like, mx.array):  # then MLX 0.32.4 passes over a type
             return mx.broadcast_to(vals, (like,) if isinstance(like, int) else tuple(like), **named)
-        return mx.broadcast_to(vals if dtype is None else vals.astype(dtype), like.shape, **named)
+        return mx.broadcast_to(vals.astype(dtype or like.dtype), like.shape, **named)
 
     return full
