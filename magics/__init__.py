@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def load_ipython_extension(ip: InteractiveShell) -> None:
     """Loading twice is loading once."""
-    from magics import comments
+    from magics import comments, tracebacks
     from magics.complete import Completer
     from magics.session import session
     from magics.specs import SPECS, WHERE
@@ -25,6 +25,7 @@ def load_ipython_extension(ip: InteractiveShell) -> None:
     session(ip).memory.install()
     Completer(session(ip)).install()
     comments.install(session(ip))
+    tracebacks.install(session(ip))
     reload.install(session(ip))
     for name, spec in SPECS.items():
         ip.magics_manager.register_lazy(name, WHERE[name], spec.kind)

@@ -7,10 +7,11 @@ import ast
 import linecache
 import sys
 from collections.abc import Callable
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import Any, NamedTuple
 
 from magics.sugar import parse
+from magics.tracebacks import show_users_frames
 
 # What earlier cells have imported from __future__; IPython's other flags change what a syntax error says.
 FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
@@ -114,13 +115,5 @@ def run_shown(ip: Any, run: Callable[[], Any]) -> Any:
     try:
         return run()
     except Exception as error:
-        inside = error.__traceback__ and error.__traceback__.tb_next
-        while inside is not None and inside.tb_frame.f_globals is not ip.user_global_ns:
-            inside = inside.tb_next
-        if inside is not None and not hasattr(error, "_render_traceback_"):
-            error._render_traceback_ = _renderer(ip, error, inside)  # type: ignore[attr-defined]
+        show_users_frames(ip, error)
         raise
-
-
-def _renderer(ip: Any, error: BaseException, inside: TracebackType) -> Callable[[], list[str]]:
-    return lambda: ip.InteractiveTB.structured_traceback(type(error), error, inside, tb_offset=0)

@@ -67,11 +67,13 @@ class Completer:
             option = spec.find(flag)
             if equals and option is not None:
                 return [f"{flag}={word}" for word in option.words], True
-            return [o.flags[-1] for o in spec.all_options], True
+            return [o.flags[-1] for o in _options(spec, place)], True
         if place.option is not None and place.option.words:
             return list(place.option.words), True
         if place.option is not None and place.option.kind == "addresses":
             return self._addresses(place), True
+        if place.option is not None and place.option.name == "carry":
+            return self._named("log_joint"), True
         if place.option is not None:
             return [], False
         if place.given:
@@ -97,7 +99,11 @@ class Completer:
         return [], False
 
     def _calls(self) -> list[str]:
-        return [f"{name}(" for name, _ in self.session.models()]
+        """The models of the session, and what it has made of them by ``unfold`` and the like."""
+        from genmlx.combinators.kernel import Combinator
+
+        made = [n for n, v in self.session.names.items() if isinstance(v, Combinator) and not n.startswith("_")]
+        return [f"{name}(" for name in [*(name for name, _ in self.session.models()), *made]]
 
     def _named(self, attribute: str) -> list[str]:
         """Names of values that have an attribute, the workbench's own included."""
@@ -128,6 +134,20 @@ class Completer:
         choices = getattr(value, "choices", None)
         addresses: Any = getattr(value, "addresses", None) or getattr(choices, "addresses", None)
         return [*dict.fromkeys(_shown(a) for a in addresses())][:200] if addresses is not None else []
+
+
+def _options(spec: Spec, place: Place) -> list[Option]:
+    """The options of a magic; of ``%infer`` those that its method takes."""
+    from genmlx.inference.methods import METHODS
+
+    method = METHODS.get(place.before[0]) if spec.name == "infer" and place.before else None
+    if method is None:
+        return list(spec.all_options)
+    from magics.infer import KEYWORDS, options_of
+
+    own, others = options_of(method), [*KEYWORDS]
+    others += [] if "draws" in method.keywords() else ["until", "save", "carry"]
+    return [option for option in spec.all_options if option in own or option.name not in others]
 
 
 def _slots(value: Any) -> Any:

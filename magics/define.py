@@ -109,6 +109,7 @@ class DefineMagics(SessionMagics):
         from workbench.render.columns import columns
 
         rows, failures, reloader = [], self.session.failed, self.session.reloader
+        reloader.note_sites()
         for name, model in self._models().items():
             stale = self._stale(model)
             notes = [f"stale: {stale}"] if stale else []
@@ -163,6 +164,8 @@ class DefineMagics(SessionMagics):
             return f"{name} {now!r} (unchanged)"
         if one.new:
             found = schema(model)
+            if found is not None and not (found.sites or found.spliced):
+                return f"{name} {now!r}   no choices; a model all the same: plain functions go outside of %%gen"
             return f"{name} {now!r}{f'   {found}' if found else ''}"
         changed = changes(schema_of(one.before.function), schema(model))
         if str(one.before.signature) != str(model.signature):

@@ -20,13 +20,16 @@ class DiagnoseMagics(SessionMagics):
     @magic(DIAG)
     def diag(self, line: Line, cell: str | None) -> Any:
         from workbench.diagnosis import of_particles, of_posterior
+        from workbench.filter_diagnosis import of_filter
+        from workbench.filters import is_filter
 
         subject = _subject(line, self.names)
         result = subject.result
         most = None if "all" in line else _count(line, "worst", self.names, WORST)
         if hasattr(result, "log_weights"):
             places = None if subject.places is None else subject.located(line, self.names)
-            found = of_particles(result, places, most, subject.spoken)
+            judge = of_filter if is_filter(result) else of_particles
+            found = judge(result, places, most, subject.spoken)
         elif not hasattr(result, "draws"):
             raise line.error(f"{subject.name} is of type {type(result).__name__}, without draws to judge; see %plot")
         elif result.draws < 4:
@@ -62,7 +65,7 @@ class DiagnoseMagics(SessionMagics):
         from genmlx.errors import UsageError as Misuse
         from workbench.plots import figure
 
-        if kind != "ppc":  # whose addresses are those of observations
+        if kind not in ("ppc", "filter"):  # whose addresses are of observations, or of no one step
             subject.located(line, self.names)
         places = subject.addresses(line, self.names)
         try:
@@ -74,11 +77,11 @@ class DiagnoseMagics(SessionMagics):
             raise line.error(_one_line(error), line.options.get("kind")) from None
 
     def _screen(self) -> Any:
+        from workbench.display import current_screen
         from workbench.render.screen import Screen
 
         encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        settings = self.session.settings
-        return Screen(settings.width, settings.ascii or not encoding.lower().startswith("utf"))
+        return Screen(current_screen().width, self.session.settings.ascii or not encoding.lower().startswith("utf"))
 
     def _save(self, line: Line, found: Any) -> None:
         path, piece = line.word("save") or "", line.options["save"]
@@ -105,17 +108,24 @@ class _Subject(NamedTuple):
 
     def located(self, line: Line, names: dict[str, Any]) -> list[tuple[tuple, tuple]]:
         """The addresses of the result that are named, each with an index; an unknown one is an error with carets."""
+        from genmlx.choicemap import from_items
         from genmlx.errors import UnknownAddress
         from workbench.elements import located
 
         if not hasattr(self.result, "addresses"):
             return []
+        from magics.given import no_address
+
         found = []
         for address, piece in self.addresses(line, names):
             try:
                 found += located(self.result, address)
             except UnknownAddress as error:
-                raise line.error(_one_line(error), piece) from None
+                if any(address[: len(known)] == known for known in self.result.addresses()):  # with a wrong index
+                    raise line.error(_one_line(error), piece) from None
+                what = f" in {self.name}" if piece.start > line.words[0].start else f" in {self.name}, and no result"
+                there = from_items((known, 0) for known in self.result.addresses())
+                raise line.error(no_address(address, there, what), piece) from None
         return found
 
     def rows(self, line: Line, names: dict[str, Any]) -> list[str] | None:
@@ -135,7 +145,7 @@ def _one_line(error: Any) -> str:
     close = [show_address(a) for a in error.suggestions]
     hint = f"did you mean {' or '.join(close)}?" if close else error.expected or error.hint
     return f"{error.what}{at}" + (
-        f"; {hint}" if close else f"; expected: {hint}" if error.expected else f"; try {hint}"
+        f"; {hint}" if close else f"; expected: {hint}" if error.expected else f"; try: {hint}"
     )
 
 

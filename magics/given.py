@@ -15,13 +15,44 @@ if TYPE_CHECKING:
 
 def spread(line: Line, choices: Any, known: Any, place: Callable[[tuple], Piece | None]) -> Any:
     """The choices with each list or array that stands where ``known``, the choices of a run, has numbered addresses
-    dealt out to them, in their order. Where the numbers differ it raises, and shows the ``place`` of the address."""
+    dealt out to them, in their order: ``y`` to ``y[0]``, or in a series to ``(0, "y")``, and so on. Where the numbers
+    differ it raises, and shows the ``place`` of the address."""
     from genmlx.choicemap import from_items
 
     found = []
     for address, value in choices.items():
-        found += _dealt(line, address, value, known.sub(address), place)
+        own = _of_steps(address, known) if is_column(value) else []
+        if not own:
+            found += _dealt(line, address, value, known.sub(address), place)
+            continue
+        _require_length(line, address, own, value, place)
+        for one, part in zip(own, value, strict=True):
+            found += _dealt(line, one, part, known.sub(one), place)
     return from_items(found, choices.n)
+
+
+def _of_steps(address: tuple, known: Any) -> list[tuple]:
+    """The addresses that are like one but for a number: ``(0, "y")``, ``(1, "y")`` and so on, of ``y``."""
+    if address in known or known.sub(address).parts():
+        return []
+    for cut in range(len(address)):
+        start, end = address[:cut], address[cut:]
+        numbers = sorted(part for part in known.sub(start).parts() if isinstance(part, int))
+        found = [(*start, t, *end) for t in numbers]
+        if found := [one for one in found if one in known or known.sub(one).parts()]:
+            return found
+    return []
+
+
+def _require_length(
+    line: Line, address: tuple, own: list[tuple], value: Any, place: Callable[[tuple], Piece | None]
+) -> None:
+    if len(value) != len(own):
+        from workbench.render.nodes import path
+
+        ends = " to ".join(path(one) for one in (own[0], own[-1]))
+        message = f"{path(address)} has {len(own)} addresses, {ends}, for {len(value)} values"
+        raise line.error(message, place(address))
 
 
 def is_column(value: Any) -> bool:
@@ -34,12 +65,7 @@ def _dealt(
     keys = sorted(part for part in known.parts() if isinstance(part, int))
     if not keys or len(keys) < len(known.parts()) or not is_column(value):
         return [(address, value)]
-    if len(value) != len(keys):
-        from workbench.render.nodes import path
-
-        ends = " to ".join(path((*address, key)) for key in (keys[0], keys[-1]))
-        message = f"{path(address)} has {len(keys)} addresses, {ends}, for {len(value)} values"
-        raise line.error(message, place(address))
+    _require_length(line, address, [(*address, key) for key in keys], value, place)
     return [
         pair
         for key, one in zip(keys, value, strict=True)
@@ -66,7 +92,7 @@ def piece_of(line: Line, address: tuple, namespace: dict[str, Any], given: list[
     for one in line.given if given is None else given:
         if one.address is not None:
             named = line.address(one.address, namespace)
-            if address[: len(named)] == named:
+            if named in (address[: len(named)], tuple(part for part in address if not isinstance(part, int))):
                 return one.address
     return None
 

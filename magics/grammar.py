@@ -7,14 +7,16 @@ Option values and arguments are Python expressions. A line is cut where brackets
 from __future__ import annotations
 
 import ast
+import linecache
 import re
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
 from IPython.core.error import UsageError
 
 _OPENING, _CLOSING = "([{", ")]}"
+_WIDTH = 88
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 
 
@@ -133,16 +135,22 @@ class Line:
 
     def evaluate(self, piece: Piece, namespace: dict[str, Any]) -> Any:
         """The value of an expression. Its own errors are raised as they are, but for names that do not exist."""
+        text, file = piece.text.strip(), f"<{self.prefix.strip()}>"
         try:
-            code = compile(piece.text.strip(), "<magic>", "eval")
+            code = compile(text, file, "eval")
         except SyntaxError as error:
-            raise self.error(f"{self.spec.name}: not an expression: {error.msg}", piece) from None
+            comma = "; is a comma missing?" if self.spec.given and re.search(r"\s[\w\[\]\"'.]+ *=(?!=)", text) else ""
+            raise self.error(f"{self.spec.name}: not an expression: {error.msg}{comma}", piece) from None
         missing = [name for name in _names(piece.text) if name not in namespace and not _is_builtin(name)]
         if missing:
             at = re.search(rf"\b{re.escape(missing[0])}\b", piece.text)
             place = Piece(missing[0], piece.start + (at.start() if at else 0))
             raise self.error(f"name {missing[0]!r} is not defined{did_you_mean(missing[0], namespace)}", place)
-        return eval(code, namespace)
+        try:
+            return eval(code, namespace)
+        except Exception:
+            linecache.cache[file] = (len(text), None, [text], file)  # what a traceback shows of it
+            raise
 
     def value(self, option: str, namespace: dict[str, Any], default: Any = None) -> Any:
         """The value of an option's expression; the default where it is not given."""
@@ -192,7 +200,7 @@ def help_text(spec: Spec) -> str:
     """What ``-h`` and ``?`` show."""
     given = " [| given ADDRESS=VALUE, ...]" if spec.given else ""
     usage = f"{spec.mark}{spec.name} {spec.arguments}{given}{' [OPTIONS]' if spec.options else ''}".rstrip()
-    lines = [usage, "", spec.summary]
+    lines = [usage, "", *wrap(spec.summary, _WIDTH)]
     width = max(len(option.shown) for option in spec.all_options)
     lines += ["", *[f"  {option.shown:<{width}}  {option.help}" for option in spec.all_options]]
     if spec.examples:
@@ -201,7 +209,9 @@ def help_text(spec: Spec) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str] | dict) -> str:
-    close = get_close_matches(word, [name for name in known if isinstance(name, str)], 1, 0.6)
+    from genmlx.errors import close_matches
+
+    close = close_matches(word, [name for name in known if isinstance(name, str)], 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -222,6 +232,8 @@ def _parse(line: Line) -> None:
             i = _given(line, pieces, i, stripped)
         elif _FLAG.match(piece.text):
             i = _option(line, pieces, i, stripped)
+        elif spec.given and piece.text == "given" and line.words and any("=" in p.text for p in pieces[i + 1 :]):
+            raise line.error("a bar goes before given: | given", piece)
         else:
             line.words.append(piece)
             i += 1

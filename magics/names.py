@@ -1,7 +1,8 @@
 """Names of the language that are loaded when a cell first mentions them, so that the prompt comes at once.
 
-Distributions, combinators and algorithms are some eighty modules. A cell that speaks of one gets it before it runs;
-completion offers them all from the start. A name that the user has given a value is the user's.
+Distributions, combinators and algorithms are some eighty modules. A cell that speaks of one gets it before it runs, the
+distributions that ``from genmlx import *`` leaves out included; completion offers them all from the start. A name that
+the user has given a value is the user's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ def eager_names() -> dict[str, Any]:
 
     eager = {name: getattr(genmlx, name) for name in genmlx.__all__ if name not in genmlx.LAZY}
     return {"mx": mx, "genmlx": genmlx, **eager}
+
+
+# The distributions that `from genmlx import *` leaves out.
+_MORE = frozenset(
+    """
+    beta_binomial chi2 dirichlet_multinomial gumbel half_cauchy half_normal iid lkj_cholesky logistic multinomial
+    ordered_logistic pareto product transformed truncated von_mises weibull wrapped_cauchy wrapped_normal
+    zero_inflated_poisson
+    """.split()
+)
 
 
 class LazyNames(ast.NodeTransformer):
@@ -57,14 +68,15 @@ class LazyNames(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def give(self, name: str) -> None:
-        if name in genmlx.LAZY and name not in self.ip.user_ns:
-            self.given[name] = self.ip.user_ns[name] = self.ip.user_ns_hidden[name] = getattr(genmlx, name)
+        if name not in self.ip.user_ns and (name in genmlx.LAZY or name in _MORE):
+            value = getattr(genmlx if name in genmlx.LAZY else genmlx.dist, name)
+            self.given[name] = self.ip.user_ns[name] = self.ip.user_ns_hidden[name] = value
 
     def complete(self, context: CompletionContext) -> Any:
         """Names that are not loaded yet, for a bare word."""
         from IPython.core.completer import SimpleCompletion
 
         word = context.token
-        known = [] if not word or "." in word else [n for n in genmlx.LAZY if n.startswith(word)]
+        known = [] if not word or "." in word else [n for n in {*genmlx.LAZY, *_MORE} if n.startswith(word)]
         names = [SimpleCompletion(text=name, type="function") for name in sorted(known) if name not in self.ip.user_ns]
         return {"completions": names, "suppress": False}

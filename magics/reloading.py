@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 
 from IPython.core.magic import line_magic, magics_class
 
@@ -53,7 +54,8 @@ class ReloadMagics(SessionMagics):
             print("no file is looked at; %watch MODULE, or %config GenMagics.reload = True, begins again")
             return
         for word in line.words:
-            path = os.path.abspath(os.path.expanduser(word.text.strip("'\"")))
+            text = self._meant(word)
+            path = os.path.abspath(os.path.expanduser(text))
             if os.path.isdir(path):
                 self._watch_folder(line, word, path)
             elif os.path.isfile(path) and not any(s.path == path for s in reloader.sources.values()):
@@ -61,11 +63,23 @@ class ReloadMagics(SessionMagics):
             elif "off" in line and path in reloader.others:
                 reloader.watch_file(path, False)
             else:
-                reloader.watch_module(self._module(line, word), "off" not in line)
+                reloader.watch_module(self._module(line, word, text), "off" not in line)
         if line.words and "off" not in line:
             self.session.settings.reload = True
         if "list" in line or not line.words:
             self._list()
+
+    def _meant(self, word: Piece) -> str:
+        """The path or the name of a module that a word is, or whose value it has."""
+        text = word.text.strip("'\"")
+        if os.path.exists(os.path.expanduser(text)) or text in self.reloader.sources:
+            return text
+        try:
+            value = eval(compile(word.text, "<%watch>", "eval"), self.names)
+        except Exception:  # then it is a path or a module that is not there, which is said of it
+            return text
+        value = value.__name__ if isinstance(value, ModuleType) else value
+        return os.fspath(value) if isinstance(value, (str, os.PathLike)) else text
 
     def _watch_folder(self, line: Line, word: Piece, path: str) -> None:
         inside = [n for n, s in self.reloader.sources.items() if s.path.startswith(path + os.sep)]
@@ -86,9 +100,9 @@ class ReloadMagics(SessionMagics):
         elif not reloader.watched() and not reloader.others:
             print("nothing is watched: no module of this project that uses genmlx has been imported")
 
-    def _module(self, line: Line, word: Piece) -> str:
-        """The module of the project that a word means: its name, or that of its file."""
-        reloader, text = self.reloader, word.text.strip("'\"")
+    def _module(self, line: Line, word: Piece, text: str | None = None) -> str:
+        """The module of the project that a word, or the text that it stands for, means by its name or its file."""
+        reloader, text = self.reloader, word.text.strip("'\"") if text is None else text
         path = os.path.abspath(os.path.expanduser(text))
         found = [n for n, s in reloader.sources.items() if text in (n, s.file) or path == s.path]
         if found:

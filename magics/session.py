@@ -14,6 +14,7 @@ from IPython.core.magic import Magics, no_var_expand
 
 from magics.grammar import Line, Spec, help_text
 from magics.settings import GenMagics, read_project
+from magics.tracebacks import show_users_frames
 from workbench.memory import MemoryLine
 
 
@@ -169,9 +170,13 @@ def magic(spec: Spec) -> Callable[[Callable], Callable]:
         def run(self: Any, line: str, cell: str | None = None) -> Any:
             parsed = Line(spec, line, "%%" if cell is not None else None)
             if "help" in parsed:
-                print(help_text(spec))
+                print(self.help(parsed))
                 return None
-            result = method(self, parsed, cell)
+            try:
+                result = method(self, parsed, cell)
+            except Exception as error:
+                show_users_frames(self.shell, error)
+                raise
             if "out" in parsed and result is not None:
                 self.session.bind(**{parsed.word("out") or "": result})
             if parsed.silent:
@@ -194,6 +199,10 @@ class SessionMagics(Magics):
     @property
     def names(self) -> dict[str, Any]:
         return self.session.names
+
+    def help(self, line: Line) -> str:
+        """What ``-h`` shows."""
+        return help_text(line.spec)
 
 
 __all__ = ["GenMagics", "Session", "SessionMagics", "UsageError", "end_session", "magic", "session"]

@@ -5,7 +5,11 @@ from __future__ import annotations
 from magics.grammar import OUT, QUIET, Option, Spec
 
 LIVE = ("auto", "text", "html", "mpl", "off")
-PLOTS = ("trace", "rank", "pair", "energy", "forest", "autocorr", "ess", "ppc", "elbo", "weights")
+PLOTS = (
+    "trace", "rank", "pair", "energy", "forest", "autocorr", "ess", "ppc", "elbo",
+    "weights", "filter", "evidence", "genealogy",
+)  # fmt: skip
+RESAMPLING = ("systematic", "stratified", "residual", "multinomial")
 
 GEN = Spec(
     "gen",
@@ -28,8 +32,9 @@ GEN = Spec(
 )
 INFER = Spec(
     "infer",
-    "METHOD MODEL(ARGS)",
-    "A posterior. Without arguments the last line again; with ! and options the last line with those options changed.",
+    "METHOD MODEL(ARGS) | STEPS",
+    "A posterior. Methods of series take steps, or a call that grows to its length, one step at a time. "
+    "Without arguments the last line again; with ! and options the last line with those options changed.",
     (
         Option(("-n", "--draws"), "draws of each chain", "E"),
         Option(("-w", "--warmup"), "steps of warm-up of each chain", "E"),
@@ -43,7 +48,16 @@ INFER = Spec(
         Option(("--target-accept",), "acceptance that warm-up aims at", "E"),
         Option(("--step",), "step size", "E"),
         Option(("--L",), "leapfrog steps of a trajectory", "E"),
+        Option(("--max-depth",), "a trajectory of nuts has fewer than 2^E steps", "E"),
         Option(("--particles",), "particles", "E"),
+        Option(("--threshold",), "resample below this share of the particles' effective size", "E"),
+        Option(("--resampling",), "how to resample", "SCHEME", "word", RESAMPLING),
+        Option(("--rejuvenate",), "a kernel that moves resampled particles, or addresses to draw anew", "EXPR"),
+        Option(("--proposal",), "a call, or a function of the trace to one, that proposes", "EXPR"),
+        Option(("--retained",), "the trace that csmc keeps", "TRACE"),
+        Option(("--parameters",), "the addresses of pmmh and pgibbs that belong to no step", "ADDRS", "addresses"),
+        Option(("--kernel",), "what moves the parameters of pgibbs, or the particles of tempered", "EXPR"),
+        Option(("--record",), "keep what is known of these at each step: x for (t, 'x')", "ADDRS", "addresses"),
         Option(("--thin",), "keep every so many-th draw", "E"),
         Option(("--carry",), "start from the draws of a posterior of an earlier version", "POST"),
         Option(("--save",), "save the posterior to this file", "PATH", "text"),
@@ -57,6 +71,7 @@ INFER = Spec(
     examples=(
         "%infer nuts line(xs) | given y=ys -n 1000 -c 4 -o post",
         "%infer mh line(xs) | given y=ys --sel slope, intercept",
+        "%infer smc walk(len(ys), 0.0) | given y=ys --particles 1000 -o pf",
         "%infer ! -n 5000",
     ),
 )
@@ -146,9 +161,10 @@ RELOAD = Spec(
 )
 WATCH = Spec(
     "watch",
-    "[MODULE | PATH ...]",
+    "[MODULE | PATH | EXPRESSION ...]",
     "Look at more files before each cell; without arguments, list them.",
     (Option(("--off",), "look at these no longer, or at none"), Option(("--list",), "list what is looked at")),
+    examples=("%watch models.py", "%watch path", "%watch (folder / 'models.py')", "%watch --off"),
 )
 MODELS = Spec("models", "", "The models of the session: version, where it was defined, sites, whether it is stale.")
 TAPS = Spec(

@@ -23,6 +23,7 @@ from workbench.elements import element_name, elements
 
 _FEW = 5  # divergences, below which it says nothing where they are
 _APART = 0.5  # deviations by which the divergent draws of a number differ in mean from all, to be named
+_GAP = 3.0  # deviations of a chain between the means of two, from which on they sit in different places
 _LARGEST_K = 0.7  # Vehtari et al. (2024)
 
 
@@ -98,8 +99,8 @@ def of_particles(
     share = np.exp(log_weights.max() - np.logaddexp.reduce(log_weights))
     lines = [f"... {len(every) - len(rows):,} more rows (--all)"] if len(rows) < len(every) else []
     lines += [
-        f"log evidence {float(particles.log_ml):.4g}   ess {size:,.1f} of {count:,} ({size / count:.1%})   "
-        f"k-hat {k:.2f}   largest weight {share:.1%}"
+        f"log evidence {float(particles.log_ml):.4g}   ess {size:{',.0f' if size >= 100 else '.1f'}} of {count:,} "
+        f"({_share(size / count)})   k-hat {k:.2f}   largest weight {_share(share)}"
     ]
     tries = []
     if not math.isnan(k) and k > _LARGEST_K:
@@ -109,6 +110,14 @@ def of_particles(
         lines.append(f"ess < {ESS_OF_A_CHAIN}: means are rough")
         tries = [f"--particles {_rounded(count * ESS_OF_A_CHAIN / size)}", "a proposal nearer to the posterior"]
     return Diagnosis(("", "mean", "sd"), rows, lines, tries)
+
+
+def _share(share: float) -> str:
+    """
+    >>> _share(0.3333), _share(0.00012), _share(1.0)
+    ('33.3%', '0.012%', '100.0%')
+    """
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
 
 
 # rows
@@ -166,6 +175,10 @@ def _of_run(posterior: Any) -> list[str]:
         share = f"{bad.mean():.1%}"
         lines.append(f"{_count(bad.sum(), 'divergence')} ({share}): {_by_chain(bad.sum(axis=1))}")
         lines += _gathered(posterior, bad)
+    if (places := _places(posterior)) is not None:
+        name, groups = places
+        shown = "; ".join(f"{mean:.3g} in {_chains(chains)}" for mean, chains in groups)
+        lines.append(f"the chains sit in different places: mean of {name} {shown}")
     shares = _bfmi(posterior)
     if (low := np.flatnonzero(shares < SMALLEST_BFMI)).size:
         found = ", ".join(f"{shares[i]:.2f} in chain {i}" for i in low)
@@ -233,26 +246,56 @@ def _element(posterior: Any, name: str) -> np.ndarray:
     return next(element.values for element in elements(posterior) if element.name == name)
 
 
+def _places(posterior: Any) -> tuple[str, list[tuple[float, list[int]]]] | None:
+    """The number whose chains lie apart the farthest, and the groups of chains: their mean, and which they are.
+
+    Chains that are still on their way lie apart as well: each has to stay where it is, in its second half too.
+    None where there is one place.
+    """
+    found: dict[str, tuple[float, Any]] = {}
+    half = posterior.draws // 2
+    for element in elements(posterior) if posterior.chains > 1 and half >= 2 else []:
+        values = element.values.astype(float)
+        within = math.sqrt(values.var(axis=1).mean())
+        if not math.isfinite(within) or within == 0:
+            continue
+        means = values.mean(axis=1)
+        moved = np.abs(values[:, :half].mean(axis=1) - values[:, half:].mean(axis=1))
+        order = np.argsort(means)
+        gaps = np.diff(means[order])
+        if gaps.max() > _GAP * within and moved.max() < within:
+            groups = np.split(order, np.flatnonzero(gaps > _GAP * within) + 1)
+            found[element.name] = gaps.max() / within, [(means[g].mean(), sorted(g.tolist())) for g in groups]
+    name = max(found, key=lambda n: found[n][0], default=None)
+    return None if name is None else (name, found[name][1])
+
+
+def _chains(chains: list[int]) -> str:
+    return f"{'chain' if len(chains) == 1 else 'chains'} {', '.join(map(str, chains))}"
+
+
 # what to try
 
 
 def _tries(posterior: Any, rows: Sequence[Row], limit: int, spoken: str) -> list[str]:
     """Options of ``%infer`` to add, and figures to look at."""
+    if getattr(getattr(posterior, "carrying", None), "warning", None):
+        return ["sample anew: the same line without --carry"]
     found, moving = [], [row for row in rows if not row.constant and math.isfinite(row.rhat)]
-    bad, shares = _where(posterior, "diverging"), _bfmi(posterior)
-    name = _funnel(posterior, bad) or (rows[0].name if rows else "")
+    bad, shares, places = _where(posterior, "diverging"), _bfmi(posterior), _places(posterior)
+    funnel = _funnel(posterior, bad)
     if bad.any():
         accept = np.nan_to_num(np.asarray(posterior.stats.get("accept", 0.0)).astype(float)).mean()
         found += [f"--target-accept {target}" for target in (0.95, 0.99) if accept < target - 0.03][:1]
-        found += [
-            f"non-centred choices, if {name} is the scale of others",
-            _typed("%plot", spoken, _spelled(name), "--kind pair"),
-        ]
-    if (shares < SMALLEST_BFMI).any():
-        found += [] if bad.any() else ["non-centred choices where one sets the scale of others"]
+    if funnel is not None:
+        found.append(f"non-centred choices, if {funnel} is the scale of others")
+        found.append(_typed("%plot", spoken, _spelled(funnel), "--kind pair"))
+    elif places is None and (bad.any() or (shares < SMALLEST_BFMI).any()):
+        found.append("non-centred choices where one sets the scale of others")
+    if places is None and (shares < SMALLEST_BFMI).any():
         found.append(_typed("%plot", spoken, "--kind energy"))
     if _where(posterior, "reached_max_depth").any():
-        found.append("max_depth=12, or dense=True, in a call of nuts")
+        found.append("--max-depth 12; dense=True in a call of nuts")
     if any(math.isnan(row.mean) for row in rows):
         found.append("look for what overflows, or for a bound that is left")
     if _stuck(posterior).size:
@@ -260,6 +303,10 @@ def _tries(posterior: Any, rows: Sequence[Row], limit: int, spoken: str) -> list
     elif any(row.rhat == math.inf for row in rows):
         found.append("--sel with every choice that is to move")
     apart = max((row for row in moving if row.rhat > LARGEST_RHAT), key=lambda row: row.rhat, default=None)
+    if places is not None:
+        found += ["a prior or an order that leaves one place, if they are the same by symmetry"]
+        found += ["%infer tempered, or is, which weigh the places, if they are not"]
+        return [*dict.fromkeys(found), _typed("%plot", spoken, _spelled(places[0]), "--kind trace")]
     sizes = [size for row in moving for size in (row.ess_bulk, row.ess_tail) if size < limit]
     if sizes or posterior.draws < FEWEST_DRAWS:
         wanted = posterior.draws * (limit / min(sizes) if sizes else 1)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
+from workbench import live_filter
 from workbench.render.braille import bar, curves
 from workbench.render.screen import Screen
 
@@ -23,7 +24,8 @@ _FIRST = 0.3  # seconds before the first picture: short runs never flash
 _PERIOD = {"text": 0.25, "html": 0.25, "mpl": 1.0, "plain": 0.0}
 _SITES = 6
 _MARKS = (0.1, 0.25, 0.5, 0.75, 1.0)
-_LONG = 30.0
+_SHORT, _LONG, _SILENT = 2.0, 30.0, 300.0
+"""Seconds: no plain line before the first of these, none within the second of another, and one in each of the third."""
 _LIMIT = re.compile(r"\s*(rhat|ess|divergences)\s*(<=|>=|<|>)\s*([\d.]+)\s*")
 
 
@@ -53,7 +55,7 @@ class Painter:
         self.output: Any = None  # of a notebook, in which the last picture waits for the report
         self._next, self._cost, self._height, self._handle = _FIRST, 0.0, 0, None
         self._told: tuple[str, float] = ("", 0.0)
-        self._line_at = 0.0
+        self._line_at: float | None = None
         self._started: dict[str, tuple[float, int]] = {}
 
     def __call__(self, progress: Any) -> str | None:
@@ -131,12 +133,16 @@ class Painter:
             self._handle.update(self.figure)
 
     def _plain(self, progress: Any) -> None:
-        """A line at some shares of each phase, and now and then in a long one."""
+        """A line at some shares of each phase, at most every half minute; none in a short run, more in a long one."""
         share = progress.done / max(progress.total, 1)
         reached = max((mark for mark in _MARKS if share >= mark), default=0.0)
         phase, told = self._told
-        told = told if phase == progress.phase else 0.0
-        if progress.seconds < _FIRST or (reached <= told and progress.seconds - self._line_at < _LONG):
+        mark = phase != progress.phase or reached > told
+        if self._line_at is None:
+            due = progress.seconds >= _SHORT
+        else:
+            due = progress.seconds - self._line_at >= (_LONG if mark else _SILENT)
+        if not due:
             return
         self._told, self._line_at = (progress.phase, reached), progress.seconds
         numbers = "  ".join(_told(progress.info))
@@ -162,6 +168,7 @@ def _told(info: dict) -> list[str]:
         ("n_leapfrog", "grads", ".1f"),
         ("ess", "ess", ".0f"),
         ("log_ml", "log Z", ".2f"),
+        ("temperature", "temperature", ".3g"),
         ("elbo", "elbo", ".4g"),
         ("log_density", "log p", ".6g"),
     ):
@@ -173,6 +180,8 @@ def _told(info: dict) -> list[str]:
 
 def frame(title: str, progress: Any, speed: float, width: int = 88, ascii: bool = False) -> list[str]:
     """A picture of a run as lines: title, a row for each chain, a curve for each of some addresses."""
+    if live_filter.shows(progress.info):
+        return live_filter.lines(title, progress, speed, width, ascii)
     minutes, seconds = divmod(progress.seconds, 60)
     head = f"{title}  {progress.phase} {progress.done}/{progress.total}  {speed:,.3g}/s  {minutes:.0f}:{seconds:04.1f}"
     lines = [head[:width]]
@@ -192,14 +201,12 @@ def frame(title: str, progress: Any, speed: float, width: int = 88, ascii: bool 
 
 def html(title: str, progress: Any, speed: float) -> str:
     """The same picture for a notebook: of constant height, with the curves as inline SVG."""
+    if live_filter.shows(progress.info):
+        return live_filter.html(title, progress, speed, _table, _meter)
     share = progress.done / max(progress.total, 1)
     minutes, seconds = divmod(progress.seconds, 60)
     head = f"{progress.phase} {progress.done}/{progress.total} · {speed:,.3g}/s · {minutes:.0f}:{seconds:04.1f}"
-    faint = ";opacity:.5" if progress.phase == "warmup" else ""
-    meter = (
-        f'<div style="width:420px;height:6px;margin:4px 0;background:#8883"><div style="width:{share:.1%};height:6px;'
-        f'background:var(--jp-brand-color1,#1976d2){faint}"></div></div>'
-    )
+    meter = _meter(share, faint=progress.phase == "warmup", width=420)
     chains = _per_chain(progress.info)
     numbers = chains or [_told({k: v for k, v in progress.info.items() if k != "rhat"})]
     rows = [("", *(escape(told.rpartition(" ")[0]) for told in numbers[0]))] if numbers[0] else []
@@ -214,6 +221,12 @@ def html(title: str, progress: Any, speed: float) -> str:
         '<div style="font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px)">'
         f"<div><b>{escape(title)}</b> · {escape(head)}</div>{meter}{_table(rows)}{_table(sites)}</div>"
     )
+
+
+def _meter(share: float, colour: str = "var(--jp-brand-color1,#1976d2)", faint: bool = False, width: int = 360) -> str:
+    """A bar that is filled to a share of its width."""
+    look = f"width:{share:.1%};height:6px;background:{colour}{';opacity:.5' if faint else ''}"
+    return f'<div style="width:{width}px;height:6px;margin:4px 0;background:#8883"><div style="{look}"></div></div>'
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
@@ -335,22 +348,28 @@ def condition(text: str) -> Callable[[dict], bool]:
 @contextmanager
 def watch(plan: Any) -> Iterator[Painter]:
     """The painter of a ``%infer``, which takes its picture away at the end."""
+    from workbench.display import current_screen
+
     line, session = plan.line, plan.session
     names, settings = session.names, session.settings
     asked = line.word("live") or settings.live
     mode = "off" if "quiet" in line else backend(session.ip, None if asked == "auto" else asked)
     until = line.word("until") or settings.until
+    try:
+        enough = condition(until) if until else None
+    except ValueError as error:
+        raise line.error(f"--until: {error}", line.options["until"]) from None
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     ascii = settings.ascii or not encoding.lower().startswith("utf")
     painter = Painter(
         plan.title(),
         mode,
-        settings.width,
+        current_screen().width,
         ascii,
         settings.paint_share,
         line.value("every", names),
         line.value("time", names),
-        condition(until) if until else None,
+        enough,
         terminal=_paintable(),
     )
     try:

@@ -1,41 +1,29 @@
 """The figures of posteriors, particles and optima: one function for each kind, on a figure that shows itself.
 
-Matplotlib is imported here only, and without pyplot: no global state, and a figure that nobody holds is gone.
+Matplotlib is imported by ``figures``, here, and by ``filter_plots``, without pyplot: no global state, and a figure that
+nobody holds is gone.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from genmlx.diagnostics import bfmi, ess, ess_tail, psis
 from genmlx.errors import UsageError
+from workbench import filter_plots, live_filter
 from workbench.elements import Element, elements
 from workbench.estimates import autocorrelation, cumulative, density, frequencies, rank_histogram, replicated
-from workbench.render.picture import picture
-from workbench.render.screen import Screen
+from workbench.figures import BAD, INK, QUIET, STYLE, Plot, grid, new_plot
+from workbench.filters import is_filter
 
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "font.size": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-}
 DIVERGENT = "divergent"  # the gid of what marks divergences, which text shows as x
 DETAIL = "detail"  # that of what text leaves out
-_INK, _BAD, _QUIET = "#1f5a8a", "#d62728", "#999999"
 _POINTS = 4000  # points of a scatter plot; of more draws, evenly spaced ones are drawn
 _BARS = 40  # different values of a discrete number that are drawn as bars; more are a density
 _PAIRED = 5  # numbers of a pair plot
@@ -43,45 +31,22 @@ _LEAST_WEIGHT = 1e-4  # of a mean of 1: lighter particles are not drawn
 _SMOOTH, _REPLICAS = 30, 50  # observations whose density is drawn, and predictions that are drawn beside them
 
 
-class Plot(Figure):
-    """A matplotlib figure that a notebook shows as PNG, and a terminal without images as text.
-
-    ``screen`` is where the text is shown, ``below`` a line under it.
-    """
-
-    def __init__(self, kind: str, **options: Any):
-        super().__init__(layout="constrained", **options)
-        self.kind, self.screen, self.below = kind, Screen(), ""
-
-    def as_text(self) -> str:
-        with rc_context(STYLE):
-            return "\n".join([*picture(self, self.screen), *([self.below] if self.below else [])])
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(self.as_text())
-
-    def __repr__(self) -> str:
-        return f"<Plot {self.kind}: {len(self.axes)} panels>"
-
-
 def figure(kind: str, result: Any, addresses: Iterable[Any] | None = None, most: int = 12) -> Plot:
-    """A figure of a result: ``kind`` is one of ``KINDS``.
+    """A figure of a result: ``kind`` is one of ``KINDS``, or for a particle filter of ``OF_FILTERS``.
 
     ``addresses`` are by default all, of which at most ``most`` numbers are drawn; that of a vector stands for its
-    elements. The kinds ``energy``, ``elbo`` and ``weights`` are of the result as a whole; the addresses of ``ppc`` are
-    observed ones.
+    elements. The kinds ``energy``, ``elbo`` and ``weights`` are of the result as a whole, as those of a filter but
+    ``filter``, whose addresses are without the number of the step; the addresses of ``ppc`` are observed ones.
 
     Raises ``UnknownAddress``, and ``UsageError`` where the result has not what the kind shows, or too few draws.
     """
-    if kind not in KINDS:
-        raise UsageError(f"no kind of figure {kind!r}", expected=f"one of {', '.join(KINDS)}")
-    own = KINDS[kind]
-    if not hasattr(result, own.needs):
+    known = dict.fromkeys([*KINDS, *OF_FILTERS])
+    if kind not in known:
+        raise UsageError(f"no kind of figure {kind!r}", expected=f"one of {', '.join(known)}")
+    own = KINDS.get(kind) or OF_FILTERS[kind]
+    if kind in OF_FILTERS and is_filter(result):
+        own = OF_FILTERS[kind]
+    if not own.fits(result):
         raise UsageError(
             f"{type(result).__name__} has no {own.shows} for the kind {kind!r}",
             expected=own.of,
@@ -104,7 +69,9 @@ def figure(kind: str, result: Any, addresses: Iterable[Any] | None = None, most:
 
 def default_kind(result: Any) -> str | None:
     """The kind of figure for a result about which nothing else is known; None for what is no result."""
-    return next((KINDS[kind].name for kind in ("trace", "weights", "elbo") if hasattr(result, KINDS[kind].needs)), None)
+    if is_filter(result):
+        return "ess"
+    return next((kind for kind in ("trace", "weights", "elbo") if KINDS[kind].fits(result)), None)
 
 
 # of the draws of some numbers
@@ -113,7 +80,7 @@ def default_kind(result: Any) -> str | None:
 def _trace(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) -> Plot:
     """Densities and draws of each chain, with ticks where draws diverged."""
     chosen, note = _chosen(posterior, addresses, most)
-    return _traces(_plot(kind, note, 8, 1.35 * len(chosen) + 0.35), chosen, _diverging(posterior))
+    return _traces(new_plot(kind, note, 8, 1.35 * len(chosen) + 0.35), chosen, _diverging(posterior))
 
 
 def _traces(plot: Plot, chosen: Sequence[Element], diverging: np.ndarray | None = None) -> Plot:
@@ -172,7 +139,7 @@ def _bulk(x: np.ndarray) -> tuple[float, float]:
 def _rank(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) -> Plot:
     """How often the draws of each chain have which rank among those of all: alike in chains that agree."""
     chosen, note = _chosen(posterior, addresses, most)
-    plot, panels = _grid(kind, note, len(chosen), 1.6)
+    plot, panels = grid(kind, note, len(chosen), 1.6)
     bins = int(np.clip(posterior.draws // 10, 5, 20))
     for axes, element in zip(panels, chosen, strict=True):
         counts = rank_histogram(element.values, bins)
@@ -195,14 +162,14 @@ def _rank(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int)
 def _autocorr(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) -> Plot:
     """The autocorrelation of each chain, with the band in which 95% of that of independent draws is."""
     chosen, note = _chosen(posterior, addresses, most)
-    plot, panels = _grid(kind, note, len(chosen), 1.5)
+    plot, panels = grid(kind, note, len(chosen), 1.5)
     lags = min(100, posterior.draws // 2)
     for axes, element in zip(panels, chosen, strict=True):
         for i, chain in enumerate(element.chains()):
             if len(chain) > lags:
                 axes.plot(np.arange(lags + 1), autocorrelation(chain, lags), color=f"C{i}", lw=0.9)
         band = 1.96 / np.sqrt(posterior.draws)
-        axes.axhspan(-band, band, color=_QUIET, alpha=0.25, lw=0)
+        axes.axhspan(-band, band, color=QUIET, alpha=0.25, lw=0)
         axes.axhline(0, color="black", lw=0.6)
         axes.set(xlim=(0, lags), ylim=(min(-0.3, axes.get_ylim()[0]), 1.05), xlabel="lag")
         axes.set_title(element.name, loc="left")
@@ -212,13 +179,13 @@ def _autocorr(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: 
 def _ess(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) -> Plot:
     """Effective sample sizes of the first so many draws: they grow in proportion in a run that goes well."""
     chosen, note = _chosen(posterior, addresses, most)
-    plot, panels = _grid(kind, note, len(chosen), 1.5)
+    plot, panels = grid(kind, note, len(chosen), 1.5)
     counts = np.unique(np.linspace(posterior.draws / 10, posterior.draws, 10).astype(int).clip(4))
     values = np.stack([element.values for element in chosen], axis=-1)
     bulk = np.stack([ess(values[:, :count]) for count in counts])
     tail = np.stack([ess_tail(values[:, :count]) for count in counts])
     for i, (axes, element) in enumerate(zip(panels, chosen, strict=True)):
-        axes.plot(counts * posterior.chains, bulk[:, i], "o-", color=_INK, lw=1, ms=2.5, label="bulk")
+        axes.plot(counts * posterior.chains, bulk[:, i], "o-", color=INK, lw=1, ms=2.5, label="bulk")
         axes.plot(counts * posterior.chains, tail[:, i], "s-", color="C1", lw=1, ms=2.5, label="tail")
         axes.axhline(100 * posterior.chains, color="black", lw=0.6, ls="--")
         axes.set(xlabel="draws of all chains", ylim=(0, None), xlim=(0, None))
@@ -230,15 +197,15 @@ def _ess(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) 
 def _forest(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) -> Plot:
     """Medians, and intervals of 50% and 90%, over all chains, and below in colour those of 90% of each chain."""
     chosen, note = _chosen(posterior, addresses, most)
-    plot = _plot(kind, note, 7, 0.34 * len(chosen) + 0.9)
+    plot = new_plot(kind, note, 7, 0.34 * len(chosen) + 0.9)
     axes = plot.subplots()
     for row, element in enumerate(chosen):
         if not element.pooled.size:
             continue
         low, first, middle, third, high = np.quantile(element.pooled, [0.05, 0.25, 0.5, 0.75, 0.95])
-        axes.plot([low, high], [row, row], color=_INK, lw=1.2)
-        axes.plot([first, third], [row, row], color=_INK, lw=3.2)
-        axes.plot([middle], [row], "o", color="white", mec=_INK, ms=4.5)
+        axes.plot([low, high], [row, row], color=INK, lw=1.2)
+        axes.plot([first, third], [row, row], color=INK, lw=3.2)
+        axes.plot([middle], [row], "o", color="white", mec=INK, ms=4.5)
         chains = [chain for chain in element.chains() if chain.size] if posterior.chains > 1 else []
         for i, chain in enumerate(chains):
             below = [row + 0.16 + 0.3 * (i + 0.5) / len(chains)] * 2
@@ -262,7 +229,7 @@ def _pair(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int)
     if len(chosen) < 2:
         raise UsageError("a pair plot needs two numbers", expected=f"more than {named[0].name}" if named else "draws")
     size = len(chosen)
-    plot = _plot(kind, note, 1.75 * size + 0.4, 1.6 * size + 0.3)
+    plot = new_plot(kind, note, 1.75 * size + 0.4, 1.6 * size + 0.3)
     bad = _diverging(posterior)
     bad = np.zeros(chosen[0].values.shape, bool).ravel() if bad is None else bad.ravel()
     every = -(-bad.size // _POINTS)
@@ -279,8 +246,8 @@ def _pair(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int)
                 axes.set_title(x.name, loc="left")
             else:
                 xs, ys = x.values.ravel(), y.values.ravel()
-                axes.scatter(xs[kept], ys[kept], s=3, color=_INK, alpha=0.25, lw=0)
-                axes.scatter(xs[bad], ys[bad], s=9, color=_BAD, lw=0, zorder=3, gid=DIVERGENT)
+                axes.scatter(xs[kept], ys[kept], s=3, color=INK, alpha=0.25, lw=0)
+                axes.scatter(xs[bad], ys[bad], s=9, color=BAD, lw=0, zorder=3, gid=DIVERGENT)
                 axes.set_ylim(*_around(y))
             axes.set_xlim(*_around(x))
             if i < size - 1:
@@ -292,7 +259,7 @@ def _pair(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int)
             elif i != j:
                 axes.set_yticklabels([])
     if bad.any():
-        plot.text(0.98, 0.98, f"{bad.sum():,} divergences in red", ha="right", va="top", color=_BAD)
+        plot.text(0.98, 0.98, f"{bad.sum():,} divergences in red", ha="right", va="top", color=BAD)
     return plot
 
 
@@ -317,10 +284,10 @@ def _energy(kind: str, posterior: Any) -> Plot:
             hint="the kind 'trace' or 'rank'",
         )
     energy = np.asarray(stats["energy"]).astype(float)
-    plot = _plot(kind, "", 6, 2.8)
+    plot = new_plot(kind, "", 6, 2.8)
     axes = plot.subplots()
     marginal, steps = (energy - energy.mean()).ravel(), np.diff(energy, axis=1).ravel()
-    for x, color, label in ((marginal, _INK, "energy, about its mean"), (steps, "C1", "step from draw to draw")):
+    for x, color, label in ((marginal, INK, "energy, about its mean"), (steps, "C1", "step from draw to draw")):
         x = x[np.isfinite(x)]
         if x.size > 1 and x.min() < x.max():
             grid, heights = density(x)
@@ -338,11 +305,11 @@ def _elbo(kind: str, result: Any) -> Plot:
     """What an optimiser climbs, after each step of each start; the best in full colour."""
     history = np.asarray(result.history).astype(float)
     history = history.reshape(len(history), -1)
-    plot = _plot(kind, "", 6, 2.8)
+    plot = new_plot(kind, "", 6, 2.8)
     axes = plot.subplots()
     best = int(np.nanargmax(np.where(np.isfinite(history[-1]), history[-1], -np.inf)))
     for i in sorted(range(history.shape[1]), key=lambda i: i == best):
-        color, width = (_INK, 1.5) if i == best else (_QUIET, 0.8)
+        color, width = (INK, 1.5) if i == best else (QUIET, 0.8)
         axes.plot(np.arange(len(history)), history[:, i], color=color, lw=width)
     finite = history[np.isfinite(history)]
     late = history[len(history) // 10 :]  # a start far away is cut off: the climb that matters is the last part
@@ -366,20 +333,20 @@ def _weights(kind: str, particles: Any) -> Plot:
     order = np.argsort(-log_weights)[: np.isfinite(log_weights).sum()]
     weights = np.exp(log_weights[order] - np.logaddexp.reduce(log_weights))
     fitted = weights * np.exp(_tail(smooth[order] - log_weights[order]))
-    plot = _plot(kind, "", 8, 2.8)
+    plot = new_plot(kind, "", 8, 2.8)
     left, right = plot.subplots(1, 2)
     number = np.arange(1, len(weights) + 1)
-    left.plot(number, weights.cumsum(), color=_INK)
-    left.plot(np.arange(1, count + 1), np.arange(1, count + 1) / count, color=_QUIET, lw=0.8, ls="--")
+    left.plot(number, weights.cumsum(), color=INK)
+    left.plot(np.arange(1, count + 1), np.arange(1, count + 1) / count, color=QUIET, lw=0.8, ls="--")
     size = 1 / np.square(weights).sum()
     left.axvline(size, color="C1", lw=1)
     left.set(xscale="log" if count > 1 else "linear", ylim=(0, 1.02), xlabel="heaviest particles")
     left.set_title(f"share of the weight   ess {size:,.1f} of {count:,}", loc="left")
     heavier = (number - 0.5) / count
-    right.plot(count * weights, heavier, ".", color=_INK, ms=3)
+    right.plot(count * weights, heavier, ".", color=INK, ms=3)
     end = np.flatnonzero(fitted != weights).max(initial=-1) + 1
     if end:
-        right.plot(count * fitted[:end], heavier[:end], color=_BAD, lw=1)
+        right.plot(count * fitted[:end], heavier[:end], color=BAD, lw=1)
     right.set(xscale="log", yscale="log", xlabel="weight, of a mean of 1", ylabel="share that is heavier")
     right.set_xlim(max(count * weights.min(), _LEAST_WEIGHT) / 1.5, count * weights.max() * 1.5)
     verdict = "" if not np.isfinite(shape) else " (to be trusted)" if shape <= 0.7 else " > 0.7: not to be trusted"
@@ -400,7 +367,7 @@ def _ppc(kind: str, posterior: Any, addresses: Sequence[Any] | None, most: int) 
         groups = {name: groups[name] for name in _observed(groups, addresses)}
     shown = list(groups.items())[:most]
     note = "" if len(shown) == len(groups) else f"{len(shown)} of {len(groups)} observed addresses; --max"
-    plot = _plot(kind, note, 8, 1.7 * len(shown) + 0.4)
+    plot = new_plot(kind, note, 8, 1.7 * len(shown) + 0.4)
     panels = plot.subplots(len(shown), 3, squeeze=False, width_ratios=(2, 1, 1))
     for row, (name, (observed, predicted)) in enumerate(shown):
         left, *others = panels[row]
@@ -473,8 +440,11 @@ def live_figure(progress: Any, plot: Plot | None = None) -> Plot:
     """The draws so far of the numbers that a run watches, on the same figure each time.
 
     ``progress.info["watch"]`` is a function that gives ``{name: [chains, draws]}``; without it, or before there are
-    draws, the figure says how far the run is.
+    draws, the figure says how far the run is. Of a particle filter it shows the effective sizes and the evidence.
     """
+    if live_filter.shows(progress.info):
+        with rc_context(STYLE):
+            return filter_plots.live(progress, Plot("live") if plot is None else plot)
     found = progress.info.get("watch")
     watched: Any = found() if callable(found) else {}
     values = {name: np.asarray(v, dtype=float) for name, v in watched.items()}
@@ -503,24 +473,6 @@ def _cut(found: list[Element], most: int) -> tuple[list[Element], str]:
     return found[:most], f"{most} of {len(found):,} numbers" if len(found) > most else ""
 
 
-def _plot(kind: str, note: str, width: float, height: float) -> Plot:
-    plot = Plot(kind, figsize=(width, height))
-    if note:
-        plot.suptitle(note, fontsize=8, color=_QUIET, ha="left", x=0.01)
-    return plot
-
-
-def _grid(kind: str, note: str, count: int, height: float) -> tuple[Plot, list[Axes]]:
-    """A figure with so many panels, three in a row."""
-    columns = min(3, count)
-    rows = -(-count // columns)
-    plot = _plot(kind, note, 2.8 * columns + 1.2, height * rows + 0.4)
-    panels = list(plot.subplots(rows, columns, squeeze=False).ravel())
-    for axes in panels[count:]:
-        axes.remove()
-    return plot, panels[:count]
-
-
 def _diverging(posterior: Any) -> np.ndarray | None:
     """Which draws diverged, ``[chains, draws]``."""
     return np.asarray(posterior.stats["diverging"]) > 0 if "diverging" in posterior.stats else None
@@ -535,13 +487,20 @@ class Kind(NamedTuple):
     needs: str = "draws"
     whole: bool = False
 
+    def fits(self, result: Any) -> bool:
+        if self.needs == "filter":
+            return is_filter(result)
+        return hasattr(result, self.needs) and not (self.needs == "history" and is_filter(result))
+
     @property
     def shows(self) -> str:
-        return {"draws": "chains of draws", "history": "history", "log_weights": "weights"}[self.needs]
+        shown = {"draws": "chains of draws", "history": "objective", "log_weights": "weights", "filter": "steps"}
+        return shown[self.needs]
 
     @property
     def of(self) -> str:
-        return {"draws": "a posterior", "history": "the result of an optimiser", "log_weights": "particles"}[self.needs]
+        found = {"draws": "a posterior", "history": "the result of an optimiser", "log_weights": "particles"}
+        return found.get(self.needs, "the particle filter of smc")
 
 
 KINDS = {
@@ -557,5 +516,15 @@ KINDS = {
         Kind("ppc", _ppc, least=1),
         Kind("elbo", _elbo, needs="history", whole=True),
         Kind("weights", _weights, needs="log_weights", whole=True),
+    )
+}
+
+OF_FILTERS = {
+    kind.name: kind
+    for kind in (
+        Kind("ess", filter_plots.sizes, needs="filter", whole=True),
+        Kind("filter", filter_plots.bands, needs="filter"),
+        Kind("evidence", filter_plots.evidence, needs="filter", whole=True),
+        Kind("genealogy", filter_plots.genealogy, needs="filter", whole=True),
     )
 }

@@ -206,8 +206,23 @@ class Reloader:
             source.look()
             if source.changed and self.other is not None and self.other.has_run(name, source.path):
                 source.runs, source.failed = source.seen, None
+        if any(source.changed for source in self.sources.values()):
+            self.note_sites()
         self._look_at_others()
         self._settle()
+
+    def note_sites(self) -> None:
+        """Read the sites of models out of the text that runs, where the file holds another by now."""
+        from genmlx.gen import handles
+        from genmlx.schema import note, schema
+
+        for model in handles():
+            source, function = self.sources.get(model.__module__), model.version.function
+            if source is None or schema(model) is not None:
+                continue
+            node = source.runs.function(model.__qualname__)
+            if node is not None and source.runs.lines(node)[0] == function.__code__.co_firstlineno:
+                note(function, node)
 
     def _look_at_others(self) -> None:
         for path, (stamp, known) in self.others.items():

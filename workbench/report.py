@@ -6,16 +6,18 @@ from html import escape
 from typing import Any
 
 from genmlx.errors import name_of
+from workbench.filters import Facts, counted, facts, is_filter, size_of, standard_error, troubles
+from workbench.filters import addresses as of_last_step
 from workbench.render.columns import columns
 
-_ROWS = 40
+_ROWS, _WIDTH = 40, 88
 _ENDS = {"time": "stopped by --time", "enough": "stopped by --until"}
 
 
 class Report:
     """The result of an algorithm as the workbench shows it.
 
-    ``notes`` are lines above the verdict; ``asked`` is how many draws each chain was to have.
+    ``notes`` are lines above the verdict; ``asked`` is how many draws each chain was to have, or steps a filter.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class Report:
             if hasattr(result, "log_weights")
             else ""
         )
+        if is_filter(result):
+            size += f" {counted(self.facts.steps, self.facts.unit)}"
         name = "" if self.name == "_" else f"{self.name}:"
         parts = [name, type(result).__name__, self.method, size, model]
         return self._cut_short() + " ".join(part for part in parts if part)
@@ -48,25 +52,32 @@ class Report:
             words += f" at {result.draws}{f'/{self.asked}' if self.asked else ''} draws ({result.chains} chains)"
             worst = max((row["rhat"] for row in self.table.to_dict().values()), default=0.0) if self.table else 0.0
             words += f" - rhat {worst:.2f}, not converged" if worst > 1.01 else ""
+        elif is_filter(result):
+            done = f"{self.facts.steps:,}{f' of {self.asked:,}' if self.asked else ''}"
+            words += f" after {done} {self.facts.unit}{'' if done == '1' else 's'}"
         return words + "\n"
 
     def lines(self) -> list[str]:
         """The notes, the verdict, and how long the run took, below the table."""
         seconds = getattr(self.result, "timing", {}).get("total")
         took = "" if seconds is None else f"{seconds:.2f} s"
-        return [*self.notes, "   ".join(part for part in (self.verdict(), took) if part)]
+        warnings = [f"! {line}" for line in troubles(self.result, self.facts)] if is_filter(self.result) else []
+        verdict = "   ".join(part for part in (self.verdict(), took) if part)
+        if is_filter(self.result) and len(verdict) > _WIDTH:
+            verdict = f"{self.verdict()}\n{took}" if took else verdict
+        return [*self.notes, verdict, *warnings]
 
     def verdict(self) -> str:
         result = self.result
+        if is_filter(result):
+            return "   ".join(_of_filter(result, self.facts))
         if hasattr(result, "log_weights"):
             k = _khat(result.log_weights)
             verdict = f"log evidence {_number(result.log_ml)}   ess {_number(result.ess)} of {result.n}   k-hat {k:.2f}"
-            return verdict + (
-                "" if k <= 0.7 else ": the weights are not to be trusted; propose nearer to the posterior"
-            )
+            return verdict + (": the weights are not to be trusted; propose nearer to the posterior" if k > 0.7 else "")
         if hasattr(result, "draws"):
             table = self.table
-            if table is None or table.warnings:
+            if table is None or table.warnings or getattr(getattr(result, "carrying", None), "warning", None):
                 return ""
             floor = 100 * result.chains
             diverged = "   0 divergences" if "diverging" in result.stats else ""
@@ -74,6 +85,13 @@ class Report:
         if hasattr(result, "covariance"):
             return f"log evidence {_number(result.log_ml)}"
         return f"log density {_number(result.score)}" if hasattr(result, "score") else ""
+
+    @property
+    def facts(self) -> Facts:
+        """Of a filter."""
+        if not hasattr(self, "_facts"):
+            self._facts = facts(self.result)
+        return self._facts
 
     @property
     def table(self) -> Any:
@@ -85,9 +103,12 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Of a result that has no table of draws: a head, and for each address the value and its deviation."""
-        result, deviation = self.result, getattr(self.result, "std", None)
+        result, deviation, rest = self.result, getattr(self.result, "std", None), 0
         if hasattr(result, "log_weights"):
             values, addresses, head = result.mean, result.addresses(), "mean"
+            if is_filter(result):
+                addresses, rest = of_last_step(result), len(addresses)
+                rest -= len(addresses)
         elif hasattr(result, "covariance"):
             values, addresses, head = result.mode.__getitem__, result.mode.addresses(), "mode"
         elif hasattr(result, "history"):
@@ -99,12 +120,12 @@ class Report:
         for a in addresses[:_ROWS]:
             numbers = [values(a), deviation(a)] if deviation else [values(a)]
             found.append(("/".join(map(str, a)), *map(_number, numbers)))
-        more = len(addresses) - _ROWS
-        return [*found, (f"... {more} more", *[""] * (len(found[0]) - 1))] if more > 0 else found
+        more = max(len(addresses) - _ROWS, 0) + rest
+        return [*found, (f"... {more:,} more", *[""] * (len(found[0]) - 1))] if more > 0 else found
 
     def __str__(self) -> str:
         body = str(self.table) if self.table is not None else columns(self.rows()) or repr(self.result)
-        return "\n".join([self.head(), body, *self.lines()]).rstrip()
+        return _folded("\n".join([self.head(), body, *self.lines()]).rstrip())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(self), "text/html": self.html()}
@@ -116,6 +137,29 @@ class Report:
         body = self.table._repr_html_() if self.table is not None else _html_table(self.rows())
         head, below = ("<br>".join(map(escape, lines)) for lines in (self.head().splitlines(), self.lines()))
         return f"<div><b>{head}</b>{body}<p style='white-space:pre-wrap'>{below}</p></div>"
+
+
+def _of_filter(pf: Any, found: Facts) -> list[str]:
+    return [
+        f"log evidence {_number(pf.log_ml)}{standard_error(found.error)}",
+        f"ess {size_of(float(pf.ess))} of {pf.n:,}",
+        f"resampled {found.resampled:,} of {found.steps:,}",
+        counted(found.ancestors[0], "ancestor"),
+    ]
+
+
+def _folded(text: str) -> str:
+    """With what is told in sentences broken at words where the screen ends; tables stay as they are."""
+    from textwrap import wrap
+
+    from workbench.display import current_screen
+
+    width = current_screen().width
+    lines = []
+    for line in text.splitlines():
+        told = len(line) > width and line.startswith(("!", "constant:", "carried ", "ess "))
+        lines += wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) if told else [line]
+    return "\n".join(lines)
 
 
 def _model(result: Any) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from html import escape
-from itertools import chain, product
-from textwrap import wrap
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from .standard_error import mcse
 
 LONGEST = 40  # rows that are printed in full; a longer table shows its ends
 ENDS = 15
-WIDTH = 88  # at which the lines below the rows are broken
 
 
 @dataclass(frozen=True)
@@ -213,8 +211,7 @@ class Summary:
         ]
         if tail:
             lines.insert(1 + len(head), f"... {self._hidden():,} more rows")
-        notes = [wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in self._notes()]
-        return "\n".join([*lines, *chain.from_iterable(notes)])
+        return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
         head, tail = self._shown()

@@ -27,8 +27,9 @@ class Band(NamedTuple):
 class Bands:
     """``Bands("x")`` as the ``record`` of ``smc``: at each step what the observations up to it say of ``(t, "x")``.
 
-    The number of the step stands where it fits: ``Bands(("states", "x"))`` is of ``("states", t, "x")``. An address that
-    no step numbers is recorded as it is. ``history.recorded[t]`` is ``{address without t: Band}``, of numpy arrays.
+    The number of the step stands where it fits: ``Bands(("states", "x"))`` is of ``("states", t, "x")``. An address
+    that no step numbers is recorded as it is. ``history.recorded[t]`` is ``{address without t: Band}``, of numpy
+    arrays.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, normal, trace, unfold

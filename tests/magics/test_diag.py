@@ -79,7 +79,7 @@ bfmi 0.01 in chain 1 (< 0.3): the tails are missed
 3 trajectories at the largest tree depth: 3 in chain 0
 try: --target-accept 0.95; non-centred choices, if tau is the scale of others
      %plot bad tau --kind pair; %plot bad --kind energy
-     max_depth=12, or dense=True, in a call of nuts; -n 1500; a longer warm-up (-w)
+     --max-depth 12; dense=True in a call of nuts; -n 1500; a longer warm-up (-w)
      %plot bad tau --kind rank"""
 
 
@@ -195,8 +195,8 @@ def test_max_bounds_the_numbers(session):
 @pytest.mark.parametrize(
     ("line", "said", "under"),
     [
-        ("%plot good xyz, mu", "no such address: 'xyz'; expected: one of 'mu', 'theta'", "xyz"),
-        ("%diag good mu, thta", "no such address: 'thta'; did you mean 'theta'?", "thta"),
+        ("%plot good xyz, mu", "no address xyz in good  (addresses: mu, theta)", "xyz"),
+        ("%diag good mu, thta", "no address thta in good - did you mean theta?", "thta"),
         ("%plot good theta[3]", "no such element: ('theta', 3); expected: 'theta' has the shape (3,)", "theta[3]"),
         ("%plot god mu", "no result 'god'; did you mean 'good'?", "god"),
         ("%plot number", "number is of type int, no result of an algorithm", "number"),

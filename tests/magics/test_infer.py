@@ -158,7 +158,7 @@ def test_draws_are_carried_to_an_edited_model(run, ip):
         ("nuts line(xs) | given slop=1", "given: no address 'slop' in line v\\d+; did you mean 'slope'?", "slop"),
         (
             "mh line(xs) | given y=ys --L 3",
-            "mh takes no --L: it takes --draws, --warmup, --chains, --sel, --thin",
+            "mh takes no --L: it takes --draws, --warmup, --chains, --sel, --proposal, --thin",
             None,
         ),
         ("hmc line(xs) --carry wide", "--carry moves the draws by nuts, mh or auto", "hmc"),

@@ -83,13 +83,31 @@ def test_nothing_is_painted_at_once_nor_more_often_than_its_share_allows(monkeyp
     assert painter.spent <= 0.021 * 30
 
 
-def test_plain_lines_come_at_shares_of_a_phase():
+def plain_lines(seconds, steps=1000):
+    """At which of so many steps of a run of so many seconds a plain painter writes, and what."""
     lines = []
     painter = Painter("nuts line v2", "plain", write=lines.append)
-    for i in range(1, 101):
-        painter(progress(i, 100, i / 10, rhat=1.01))
-    assert [int(re.search(r"sampling (\d+)/", line)[1]) for line in lines] == [10, 25, 50, 75, 100]
-    assert lines[0] == "[nuts line v2] sampling 10/100  rhat 1.010  10/s\n" and "\x1b" not in "".join(lines)
+    for i in range(1, steps + 1):
+        painter(progress(i, steps, i * seconds / steps, rhat=1.01))
+    return [int(re.search(r"sampling (\d+)/", line)[1]) for line in lines], lines
+
+
+def test_plain_lines_come_at_shares_of_a_phase_and_not_within_half_a_minute():
+    found, lines = plain_lines(100)
+    assert found == [20, 320, 620, 920]
+    assert lines[0] == "[nuts line v2] sampling 20/1000  rhat 1.010  10/s\n" and "\x1b" not in "".join(lines)
+    assert plain_lines(1.99)[0] == [] and plain_lines(10)[0] == [200] and plain_lines(60)[0] == [34, 534]
+    assert plain_lines(1000)[0] == [2, 100, 250, 500, 750, 1000]
+    assert plain_lines(3600)[0] == [1, 85, 100, 184, 250, 334, 418, 500, 584, 668, 750, 834, 918, 1000]
+
+
+def test_a_plain_line_tells_of_a_new_phase():
+    lines = []
+    painter = Painter("t", "plain", write=lines.append)
+    for phase, begun in (("warmup", 0), ("sampling", 20)):
+        for second in range(1, 41):
+            painter(progress(second, 1000, begun + second, phase=phase))
+    assert [line.split()[1:3] for line in lines] == [["warmup", "2/1000"], ["sampling", "12/1000"]]
 
 
 def test_a_run_stops_when_it_is_asked_to():

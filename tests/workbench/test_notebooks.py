@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.special import gammaln, k0, logsumexp
-from scipy.stats import norm
+from scipy.stats import norm, poisson
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -472,3 +472,83 @@ def test_choosing_an_algorithm(session):
     rows = np.concatenate([x / 2, np.eye(2) / 3])
     assert nb["straight_mean"] == pytest.approx(np.linalg.lstsq(rows, [*(y / 2), 0, 0], rcond=None)[0])
     assert nb["of_straight"]["hmc, 1000 chains"]["error"] < 0.02
+
+
+def read(name, *columns):
+    with open(NOTEBOOKS / "data" / name) as file:
+        rows = list(csv.DictReader(file))
+    return [np.array([float(row[column]) for row in rows]) for column in columns]
+
+
+def test_hidden_markov_model(session):
+    """The forward algorithm in probabilities, with scipy's Poisson; of `stay` an integral over it.
+
+    Catches a filter that gives a number to the wrong year, a state that is drawn from the wrong row, and draws of
+    `stay` from a chain that takes the evidence for exact where it is not.
+    """
+    (counts,) = read("earthquakes.csv", "count")
+    assert len(counts) == 107 and abs(counts.mean() - 19.364) < 1e-3 and abs(counts.var(ddof=1) - 51.573) < 1e-3
+
+    def forward(stay):
+        state, log_ml, found = np.full(3, 1 / 3), 0.0, []
+        moves = np.where(np.eye(3) == 1, stay, (1 - stay) / 2)
+        for t, count in enumerate(counts):
+            joint = (state @ moves if t else state) * poisson.pmf(count, [13, 20, 30])
+            log_ml, state = log_ml + np.log(joint.sum()), joint / joint.sum()
+            found.append(state)
+        return log_ml, np.array(found)
+
+    nb = session("09_hidden_markov_model.py")
+    log_ml, filtered = forward(0.9)
+    np.testing.assert_allclose(nb["exact"].log_ml.item(), log_ml, atol=1e-4)
+    for pf in (nb["pf"], nb["again"]):
+        assert abs(pf.log_ml.item() - log_ml) < 4.5 * 0.2  # the spread over seeds is 0.2
+    np.testing.assert_allclose(nb["shares"], filtered, atol=0.12)
+    means = np.array([known["state",].mean for known in nb["pf"].history.recorded])
+    np.testing.assert_allclose(means, filtered @ [0, 1, 2], atol=0.15)
+    top = max(forward(x)[0] for x in (0.85, 0.9, 0.95))
+    moments = [quad(lambda x, k=k: x**k * np.exp(forward(x)[0] - top), 0.5, 0.999, limit=30)[0] for k in range(3)]
+    mean = moments[1] / moments[0]
+    sd = np.sqrt(moments[2] / moments[0] - mean**2)
+    assert abs(nb["exact_mean"] - mean) < 0.002 and abs(nb["exact_sd"] - sd) < 0.002
+    assert abs(nb["stays"].mean() - mean) < 4.5 * sd / np.sqrt(8)
+
+
+def test_state_space_model(session):
+    """A grid of other points and another width than that of the notebook, by scipy's densities.
+
+    Catches a filter whose first step is another one, a proposal whose weight forgets its density, and a volatility that
+    is taken for a variance.
+    """
+    (gdp,) = read("gdp.csv", "gdp")
+    growth = 400 * np.log(gdp[1:] / gdp[:-1])
+    jumps = growth - growth.mean()
+    assert len(jumps) == 202
+    points = np.linspace(-4.5, 8.5, 521)
+
+    def filtered(wander):
+        moves = norm(points[:, None], wander).pdf(points[None]) * (points[1] - points[0])
+        state, log_ml, means = norm(np.log(16.0), wander).pdf(points), 0.0, []
+        state /= state.sum()
+        for t, jump in enumerate(jumps):
+            joint = (state @ moves if t else state) * norm(0, np.exp(points / 2)).pdf(jump)
+            log_ml, state = log_ml + np.log(joint.sum()), joint / joint.sum()
+            means.append(state @ points)
+        return log_ml, np.array(means)
+
+    nb = session("10_state_space_model.py")
+    log_ml, means = filtered(0.25)
+    assert abs(nb["exact_log_ml"] - log_ml) < 0.01
+    np.testing.assert_allclose(nb["exact_means"], means, atol=0.01)
+    for pf in (nb["pf"], nb["guided"]):
+        assert abs(pf.log_ml.item() - log_ml) < 4.5 * 0.27  # the spread over seeds is 0.27
+    np.testing.assert_allclose(nb["means"], means, atol=0.3)
+    exact = [filtered(value)[0] for value in nb["values"]]
+    assert np.all(np.abs(nb["estimates"] - exact) < 4.5 * np.maximum(nb["errors"], 0.3))
+    grid = np.linspace(0.06, 0.8, 38)
+    weight = np.exp([filtered(x)[0] - log_ml + 3 * np.log(x) - 15 * x for x in grid])
+    weight /= weight.sum()
+    mean = weight @ grid
+    sd = np.sqrt(weight @ (grid - mean) ** 2)
+    assert abs(nb["exact_wander"] - mean) < 0.003
+    assert abs(nb["draws"].mean() - mean) < 4.5 * sd / np.sqrt(5)

@@ -306,7 +306,7 @@ def test_ppc_sets_what_each_draw_predicts_beside_what_was_observed():
         ("pair", lambda: posterior({"x": MU}), "a pair plot needs two numbers"),
         ("ppc", lambda: posterior({"x": MU}), "loaded without its model"),
         ("ppc", lambda: posterior({"x": MU}, call=model(1)), "has no observations"),
-        ("elbo", lambda: posterior({"x": MU}), "Posterior has no history for the kind 'elbo'"),
+        ("elbo", lambda: posterior({"x": MU}), "Posterior has no objective for the kind 'elbo'"),
         ("weights", lambda: particles(np.full(4, -np.inf)), "no particle has a weight"),
     ],
 )

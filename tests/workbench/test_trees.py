@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import golden
@@ -30,6 +31,7 @@ from workbench.render.diff import change_block, diff_block
 from workbench.render.screen import Screen
 from workbench.render.text import tree_text
 from workbench.render.tree import Look, Tree
+from workbench.render.values import summary
 
 HERE = Path(__file__).parent
 XS, YS = mx.arange(1, 6).astype(mx.float32), [2.1, 3.9, 6.2, 7.8, 10.1]
@@ -256,6 +258,22 @@ def test_the_target_screen():
     assert block[1].split() == ["slope", "1.983", "->", "2.5", "lp", "-3.24", "->", "-3.25"]
     assert block[2].split() == ["y", "(5)", "unchanged", "values", "lp", "-4.65", "->", "-12.28"]
     assert block[3] == "discard {slope: 1.983}"
+
+
+@pytest.mark.parametrize("scale", [3e37, 1e-30])
+def test_deviations_of_huge_and_tiny_numbers(scale):
+    """Their squares are beyond float32; the deviation of 1 to 8 is sqrt(6), and the histogram is that of 1 to 8."""
+    shown = summary(mx.arange(1, 9).astype(mx.float32) * scale)
+    assert shown.text == f"{4.5 * scale:.4g} ± {6**0.5 * scale:.4g} [{scale:.4g}, {8 * scale:.4g}]"
+    assert shown.bars == summary(mx.arange(1, 9).astype(mx.float32)).bars
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_scores_of_a_difference_are_never_cut_off(width):
+    old = line_trace()
+    new = old.update({"slope": 2000.0}).trace  # which is 1998.02 off, at x from 1 to 5: -1998.02^2 * 55 / 2 and more
+    text = diff_block(old, new, Screen(width)).text(Screen(width))
+    assert re.search(r"score -9\.51 -> -1\.098e\+08 \(-1\.098e\+08\)$", text, re.MULTILINE) and "…" not in text
 
 
 def test_what_is_large_and_lazy_is_not_computed():

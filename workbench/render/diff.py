@@ -239,13 +239,23 @@ def change_block(
 def diff_block(old: Any, new: Any, screen: Screen, rows: int = ROWS) -> Block:
     """The differences of two traces, or of two choice maps, or of one of each."""
     diff = Diff(Tree(old), Tree(new), NONE, screen)
-    ends = [f"{title(t)} {version_of(t)}".strip() if not isinstance(t, ChoiceMap) else "choicemap" for t in (old, new)]
-    head = f"diff {ends[0]}" if ends[0] == ends[1] else f"diff {ends[0]} -> {ends[1]}"
+    names = ["choicemap" if isinstance(t, ChoiceMap) else title(t) for t in (old, new)]
+    versions = ["" if isinstance(t, ChoiceMap) else version_of(t) for t in (old, new)]
+    ends = [f"{name} {version}".strip() for name, version in zip(names, versions, strict=True)]
+    if ends[0] == ends[1]:
+        head = f"diff {ends[0]}"
+    else:
+        head = f"diff {ends[0]} -> {versions[1] if names[0] == names[1] else ends[1]}"
+    foot = [f"same: {addresses(diff.same)}"]
     scores = [None if isinstance(t, ChoiceMap) else t.score for t in (old, new)]
     if all(isinstance(score, mx.array) and score.ndim == 0 for score in scores):
         a, b = map(host, scores)  # pyright: ignore[reportArgumentType]
-        head += f"   score {density(a)} -> {density(b)} ({'+' if b > a else ''}{density(b - a)})"
-    return diff.block(head, rows, [f"same: {addresses(diff.same)}"])
+        change = f"score {density(a)} -> {density(b)} ({'+' if b > a else ''}{density(b - a)})"
+        if len(head) + 3 + len(change) <= screen.width:
+            head += f"   {change}"
+        else:
+            foot.insert(0, change)
+    return diff.block(head, rows, foot)
 
 
 def posterior_block(old: Any, new: Any, screen: Screen, rows: int = ROWS) -> Block:

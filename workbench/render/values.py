@@ -17,6 +17,7 @@ IN_FULL = 6  # numbers of an array that are printed
 SHOWN_BYTES = 8 * 2**20  # of all values that are shown together
 _DISTINCT, _COUNTED = 6, 100_000
 _BINS = 8
+_SQUARES = 40.0  # log of a number whose square is still far from the ends of float32
 
 
 class Shown(NamedTuple):
@@ -144,18 +145,20 @@ def summary(array: mx.array, screen: Screen = PLAIN, weights: mx.array | None = 
     low = mx.min(mx.where(finite, x, math.inf))
     high = mx.max(mx.where(finite, x, -math.inf))
     # Sums about a point inside the data keep the digits of data that are far from zero.
-    centre = mx.where(mx.any(finite), (low / 2 + high / 2), 0.0)
-    d = mx.where(finite, x - centre, 0.0)
+    centre, reach = mx.where(mx.any(finite), (low / 2 + high / 2), 0.0), high / 2 - low / 2
+    unit = mx.where(mx.logical_and(reach > 0, mx.abs(mx.log(reach)) > _SQUARES), reach, 1.0)
+    d = mx.where(finite, x - centre, 0.0) / unit
     total = _sum(share)
     shift = _sum(share * d) / total
     variance = _sum(share * (d - shift) ** 2) / total
     if weights is None:
         variance = variance * total / mx.maximum(total - 1, 1)
-    place = mx.clip(mx.floor(d / mx.maximum((high - low) / 2, 1e-38) * (_BINS / 2) + _BINS / 2), 0, _BINS - 1)
+    place = mx.clip(mx.floor(d / mx.maximum(reach / unit, 1e-38) * (_BINS / 2) + _BINS / 2), 0, _BINS - 1)
     bins = [_sum(mx.where(mx.logical_and(finite, place == b), share, 0.0)) for b in range(_BINS)]
     nans, infinite = mx.sum(mx.isnan(x)).astype(mx.float32), mx.sum(mx.isinf(x)).astype(mx.float32)
-    wanted = [centre + shift, mx.sqrt(variance), low, high, nans, infinite, *bins]
-    mean, sd, least, most, nan, inf, *heights = host(mx.stack(wanted))
+    wanted = [centre, unit, shift, mx.sqrt(variance), low, high, nans, infinite, *bins]
+    centre, unit, shift, sd, least, most, nan, inf, *heights = host(mx.stack(wanted))
+    mean, sd = centre + shift * unit, sd * unit
     bad = [f"{int(count):,} {name}" for count, name in ((nan, "nan"), (inf, "inf")) if count]
     if nan + inf == array.size:
         return Shown(", ".join(bad), bad=True)
