@@ -237,14 +237,30 @@ def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: boo
 def where(condition: mx.array, new: Any, old: Any) -> Any:
     """``new`` where the condition holds, else ``old``: for two traces, or lane by lane for two batches."""
     if isinstance(new, VectorizedTrace):
+        specs = [split_arrays(_without_args(batch.lanes))[1].spec for batch in (new, old)]
+        if specs[0] != specs[1]:
+            new, old = (batch.step(lambda trace, key: (in_one_form(trace), ()), None)[0] for batch in (new, old))
         return _batch(where(condition, new.lanes, old.lanes), new.args, new.n)
-    arrays, skeleton = split_arrays(_without_args(new))
-    others, _ = split_arrays(_without_args(old))
+    (arrays, skeleton), (others, other) = split_arrays(_without_args(new)), split_arrays(_without_args(old))
+    if skeleton.spec != other.spec:
+        arrays, skeleton = split_arrays(_without_args(in_one_form(new)))
+        others, _ = split_arrays(_without_args(in_one_form(old)))
     if len(arrays) != len(others):
         raise GenError("the two traces do not have the same choices", gen_fn=new.gen_fn)
     pairs = {(id(a), id(b)): (a, b) for a, b in zip(arrays, others, strict=True)}
     picked = {which: _picked(condition, *pair) for which, pair in pairs.items()}
     return _with_args(skeleton.fill([picked[id(a), id(b)] for a, b in zip(arrays, others, strict=True)]), new.args)
+
+
+def in_one_form(trace: Any) -> Any:
+    """The trace with the steps of each long sequence in one stack, however they came about."""
+    return optree.tree_map(
+        lambda node: node.in_one_form() if _has_forms(node) else node, trace, is_leaf=_has_forms, namespace=NAMESPACE
+    )
+
+
+def _has_forms(node: Any) -> bool:
+    return hasattr(type(node), "in_one_form")
 
 
 def _picked(condition: mx.array, a: mx.array, b: mx.array) -> mx.array:

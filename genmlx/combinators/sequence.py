@@ -16,7 +16,7 @@ from genmlx.address import normalise
 from genmlx.backend.sums import summed
 from genmlx.carry import regenerate_by_generate, update_by_generate
 from genmlx.choicemap import ChoiceMap, from_items
-from genmlx.combinators.elements import Elements, Stack
+from genmlx.combinators.elements import Elements, Stack, stacked
 from genmlx.combinators.kernel import Combinator, checked_kernel, require_sub_map
 from genmlx.combinators.whole import LEAST, run_whole
 from genmlx.diff import NoChange, UnknownChange, VectorDiff, same
@@ -27,6 +27,7 @@ from genmlx.params import peek, shared_reads
 from genmlx.random import Keys
 from genmlx.selection import ALL, NONE, Names, Selection
 from genmlx.trace import Trace
+from genmlx.vectorized import _replaced, in_one_form
 
 
 class SequenceTrace(Trace):
@@ -58,6 +59,13 @@ class SequenceTrace(Trace):
 
     def reads(self) -> dict:
         return self.params
+
+    def in_one_form(self) -> SequenceTrace:
+        """The same trace with all its steps in one stack, where they can be stacked."""
+        steps = [in_one_form(element) for element in self.elements]
+        whole = stacked(steps) if steps else None
+        elements = steps if whole is None else Elements([Stack(whole, 0, len(steps))], {}, len(steps))
+        return _replaced(self, elements=elements)
 
     def __getitem__(self, address: Any) -> Any:
         """The value of a choice; the return value of a step."""

@@ -177,3 +177,37 @@ def test_a_batch_that_grows_runs_one_step_whatever_was_resampled():
     assert runs == [6] and np.allclose(longer.score, [model(7).assess(tr.choices).score.item() for tr in longer])
     last, scale = (np.array(kept[a]) for a in (("z", 5, "x"), "scale"))
     assert np.allclose(weight, scipy.stats.norm.logpdf(0.5, last, scale), rtol=1e-4)
+
+
+def test_a_choice_between_long_traces_that_came_about_in_other_ways():
+    """One has grown step by step, the other was made anew: their steps lie in stacks of other sizes."""
+
+    @gen
+    def step(t, x, scale):
+        return trace("x", normal(x, scale))
+
+    walk = unfold(step)
+
+    @gen
+    def model(n):
+        trace("z", walk(n, 0.0, trace("scale", gamma(2.0, 2.0))))
+
+    batch = model(33).vsimulate(3, key=0)
+    for n in range(34, 53):
+        batch = batch.update(None, args=(n,), key=n).trace
+    anew = batch.regenerate(select("scale", "z"), key=1).trace
+    kept = mx.array([True, False, True])
+    for chosen in (where(kept, anew, batch), batch.step(lambda tr, key: (pick(tr, key), ()), mx.random.key(2))[0]):
+        assert np.allclose(chosen.score, [model(52).assess(tr.choices).score.item() for tr in chosen], rtol=1e-5)
+    mixed = where(kept, anew, batch)
+    for t in (0, 40, 51):
+        want = [anew[("z", t, "x")][0], batch[("z", t, "x")][1], anew[("z", t, "x")][2]]
+        assert np.array_equal(mixed[("z", t, "x")], np.array(want))
+    alone = where(mx.array(True), anew[0], batch[0])
+    assert alone.choices == anew[0].choices
+
+
+def pick(tr, key):
+    """In a lane of a batch."""
+    new = tr.gen_fn.regenerate(tr, select("scale", "z"), key=key).trace
+    return where(new["scale"] > tr["scale"], new, tr)
