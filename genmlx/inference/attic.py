@@ -41,7 +41,7 @@ class Away:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):  # by which tools look at what they find in a module
+        if name.startswith("__") or not hasattr(mx.array, name):  # which an array would not have either
             raise AttributeError(name)
         raise TakenAway
 
