@@ -87,11 +87,19 @@ def current_screen() -> Screen:
     terminal = sys.stdout.isatty()
     width = 88 if settings is None else settings.width
     if terminal:
-        width = min(width, shutil.get_terminal_size().columns)
+        width = min(width, _columns())
     plain = not terminal or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
     colours = hasattr(ip, "pt_app") and str(getattr(ip, "colors", "nocolor")).lower() != "nocolor"
     ascii = (settings is not None and settings.ascii) or not _writes(_GLYPHS)
     return Screen(max(width, 40), ascii, colours and not plain)
+
+
+def _columns() -> int:
+    """The columns of the terminal as it is now; the variable COLUMNS may be of another one, or of before."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
 
 
 def _writes(characters: str) -> bool:

@@ -16,7 +16,6 @@ class Terminal:
     def __init__(self, arguments, environment, folder, reports=False, rows=ROWS, columns=COLUMNS):
         """With `reports` it tells programs where the cursor is, as terminals do; prompt-toolkit's toolbar needs it."""
         self._reports = reports
-        environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
         self._drawn = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self._drawn)
         self._started = time.monotonic()

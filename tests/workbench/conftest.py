@@ -11,10 +11,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+OURS = ("CI", "COLUMNS", "DISPLAY", "LINES", "MPLBACKEND", "NO_COLOR", "PYTHONSTARTUP")
+"""What the surroundings of the tests may set, and a person at a terminal has not."""
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    ours = ("MPLBACKEND", "DISPLAY", "NO_COLOR", "PYTHONSTARTUP", "GITHUB_ACTIONS", "GITHUB_WORKSPACE")
-    kept = {k: v for k, v in os.environ.items() if k not in ours}
+    kept = {k: v for k, v in os.environ.items() if k not in OURS and not k.startswith(("GENMLX_", "GITHUB_"))}
     kept["IPYTHONDIR"] = str(tmp_path_factory.mktemp("ipython"))
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     return kept

@@ -1,4 +1,4 @@
-"""A terminal that is narrower than the settings say."""
+"""A terminal that is narrower than the settings say, and than COLUMNS says, which may be of another terminal."""
 
 import pytest
 from terminal import Terminal
@@ -6,6 +6,7 @@ from terminal import Terminal
 
 @pytest.fixture
 def narrow(environment, tmp_path):
+    environment = {**environment, "COLUMNS": "120"}
     shell = Terminal(["-m", "workbench.shell", "--no-banner"], environment, tmp_path, rows=60, columns=60)
     shell.wait(r"^gen\[1\]>")
     yield shell
