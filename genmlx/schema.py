@@ -98,13 +98,13 @@ def schema_of(function: Any) -> Schema | None:
         node = _definition(function.__code__, function.__globals__)
         known = function.__code__, None if node is None else read(function, node)
         if node is not None:
-            function._schema = known
+            function.__dict__["_schema"] = known
     return known[1]
 
 
 def note(function: FunctionType, node: ast.AST) -> None:
     """Say which tree a function was compiled from, where its source in a file or cell does not."""
-    function._schema = function.__code__, read(function, node)  # type: ignore[attr-defined]
+    function.__dict__["_schema"] = function.__code__, read(function, node)
 
 
 def read(function: Any, node: ast.AST) -> Schema:
@@ -201,8 +201,8 @@ def _site(address: ast.expr, call: ast.expr) -> Site:
     if isinstance(address, ast.Constant) and isinstance(address.value, str):
         return Site(address.value, ast.unparse(call), (address.value,))
     if not isinstance(address, ast.Tuple):
-        known = isinstance(address, ast.Constant)
-        return Site(ast.unparse(address), ast.unparse(call), (address.value,) if known else None)  # type: ignore
+        path = (address.value,) if isinstance(address, ast.Constant) else None
+        return Site(ast.unparse(address), ast.unparse(call), path)
     parts = ", ".join(map(_part, address.elts)) + ("," if len(address.elts) == 1 else "")
     fixed = not any(isinstance(part, ast.Starred) for part in address.elts)
     pattern = tuple(part.value if isinstance(part, ast.Constant) else None for part in address.elts)

@@ -53,9 +53,11 @@ class Trace:
     @property
     def choices(self) -> ChoiceMap:
         """The choices of this run, by address."""
-        if self._choices is None:
-            object.__setattr__(self, "_choices", self.gathered())
-        return self._choices  # type: ignore[return-value]
+        known = self._choices
+        if known is None:
+            known = self.gathered()
+            object.__setattr__(self, "_choices", known)
+        return known
 
     # what a kind of trace says of itself
 

@@ -54,9 +54,9 @@ class CellCode:
         with syntax_errors():
             return parse("\n" * self.line + self.body, self.filename, self.flags)
 
-    def compile(self, tree: ast.AST, mode: str = "exec") -> CodeType:
+    def compile(self, tree: ast.Module | ast.Expression, mode: str = "exec") -> CodeType:
         with syntax_errors():
-            return compile(tree, self.filename, mode, self.flags, dont_inherit=True)  # type: ignore[arg-type]
+            return compile(tree, self.filename, mode, self.flags, dont_inherit=True)
 
 
 class syntax_errors:

@@ -309,12 +309,12 @@ class Definition:
             at = node.decorator_list[0] if node.decorator_list else node
             call = ast.Call(ast.Name(_DEFINE, ast.Load()), [ast.Constant(i)], [])
             for part in ast.walk(call):
-                part.lineno = part.end_lineno = at.lineno  # type: ignore[attr-defined]
-                part.col_offset = part.end_col_offset = at.col_offset  # type: ignore[attr-defined]
+                ast.copy_location(part, at)
             node.decorator_list.insert(0, call)
         body, last = self.tree.body, None
-        if body and isinstance(body[-1], ast.Expr):
-            last = self.code.compile(ast.Expression(body.pop().value), "eval")  # type: ignore[attr-defined]
+        if body and isinstance(final := body[-1], ast.Expr):
+            body.pop()
+            last = self.code.compile(ast.Expression(final.value), "eval")
         return self.code.compile(self.tree), last
 
     def _decorator(self, i: int) -> Any:
@@ -363,10 +363,11 @@ class Definition:
         lines = self.code.body.splitlines(keepends=True)
         first = self.code.line + 1
         shown = [text if n in inside or not text.strip() else f"    {text}" for n, text in enumerate(lines, first)]
-        for node in ast.walk(self.tree) if not self.code.place.source else ():
+        nodes: Any = ast.walk(self.tree) if not self.code.place.source else ()
+        for node in nodes:
             if hasattr(node, "col_offset"):
-                node.col_offset += 4  # type: ignore[attr-defined]
-                node.end_col_offset += 4  # type: ignore[attr-defined]
+                node.col_offset += 4
+                node.end_col_offset += 4
         head = ast.unparse(function).splitlines()[0]
         self.code.show("".join([f"{head}  # %%gen\n", *shown]))
         ast.increment_lineno(function, self.code.line - 1)
@@ -376,5 +377,6 @@ class Definition:
 
 def _string_lines(node: ast.AST) -> range:
     """The lines that begin inside of a string."""
-    text = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)))
-    return range(node.lineno + 1, (node.end_lineno or 0) + 1) if text else range(0)  # type: ignore[attr-defined]
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes))):
+        return range(node.lineno + 1, (node.end_lineno or 0) + 1)
+    return range(0)

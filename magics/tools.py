@@ -31,7 +31,8 @@ class ToolMagics(SessionMagics):
         from genmlx.taps import add_sink, clear_taps, taps
         from workbench.render.columns import columns
 
-        label = line.rest(0).text.strip("\"'") if line.words else None  # type: ignore[union-attr]
+        named = line.rest(0)
+        label = None if named is None else named.text.strip("\"'")
         if "clear" in line:
             clear_taps()
         if "live" in line:
@@ -99,7 +100,8 @@ class ToolMagics(SessionMagics):
 
         show_plainly(self.session)
         if cell is None:
-            code = CellCode(self.shell, None, line.rest(0).text)  # type: ignore[union-attr]
+            statement: Any = line.rest(0)  # required where there is no cell
+            code = CellCode(self.shell, None, statement.text)
         else:
             code = CellCode(self.shell, f"# %%bench {line.text}".rstrip(), cell)
         tree = code.parse()

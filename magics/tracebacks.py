@@ -39,7 +39,7 @@ def show_users_frames(ip: Any, error: Exception) -> None:
     def render() -> list[str]:
         return ip.InteractiveTB.structured_traceback(type(error), error, short, tb_offset=0)
 
-    error._render_traceback_ = render  # type: ignore[attr-defined]
+    error.__dict__["_render_traceback_"] = render
 
 
 def _of_user(traceback: TracebackType | None) -> TracebackType | None:

@@ -21,7 +21,9 @@ class Combinator(GenerativeFunction):
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and other.parts == self.parts)  # type: ignore[attr-defined]
+        if not isinstance(other, Combinator) or type(other) is not type(self):
+            return False
+        return self is other or other.parts == self.parts
 
     def __hash__(self) -> int:
         return hash((type(self), self.parts))

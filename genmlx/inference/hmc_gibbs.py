@@ -95,7 +95,10 @@ def hmc_gibbs(
         addresses, discrete = _parts(call, selection, observations, first)
         batch, u = _starting_points(call, observations, chains, keys[1], addresses)
         sweeps = sweep_kernel(find_sites(first[0], discrete))
-        make_sampler = lambda density: sampler(density, leapfrog_steps, trajectory or math.pi / 2, _MOST_STEPS)  # noqa: E731
+
+        def make_sampler(density):
+            return sampler(density, leapfrog_steps, trajectory or math.pi / 2, _MOST_STEPS)
+
         learned = Warmup(warmup, chains, u.shape[1], target_accept, dense=False)
         return Mixed(batch, u, addresses, sweeps, observations, make_sampler, learned)
 
@@ -289,7 +292,7 @@ class Mixed:
 
 def _parts(call: Call, selection: Any, observations: ChoiceMap, first: VectorizedTrace) -> tuple[list, list]:
     """The addresses of the continuous choices to move, and of the discrete ones."""
-    chosen = first.choices.filter(movable(call, selection, first, observations))  # type: ignore[arg-type]
+    chosen = first.choices.filter(movable(call, selection, first, observations))
     kinds: tuple[list, list] = [], []
     for address, leaf in chosen.items():
         if isinstance(leaf, Masked):

@@ -130,7 +130,8 @@ class InvolutiveKernel(Kernel):
     def apply(self, trace: Any, key: Any, watch: Watch = None) -> tuple[Any, dict[str, Any]]:
         new, info = super().apply(trace, key, watch)
         if isinstance(trace, VectorizedTrace):
-            self.step.require_none(info)  # type: ignore[attr-defined]
+            step: Any = self.step
+            step.require_none(info)
         return new, info
 
 

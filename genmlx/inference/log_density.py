@@ -114,7 +114,10 @@ class LogDensity:
         if address not in self._sites:
             raise unknown_address(address, self._gen_fn, list(self._sites), "the call")
         basis = mx.eye(math.prod(self._sites[address].value))
-        value = lambda u, v: mx.sum(self._lane(u)[0].choices[address].reshape(-1) * v)  # noqa: E731
+
+        def value(u, v):
+            return mx.sum(self._lane(u)[0].choices[address].reshape(-1) * v)
+
         return self._rows(self._one(u), value, basis)
 
     def _rows(self, u: mx.array, f: Callable, basis: mx.array) -> mx.array:

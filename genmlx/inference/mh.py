@@ -20,6 +20,7 @@ from genmlx.inference.posterior import Posterior
 from genmlx.inference.problem import latents
 from genmlx.selection import Selection, as_selection
 from genmlx.trace import Trace
+from genmlx.vectorized import VectorizedTrace
 
 
 def mh(
@@ -129,7 +130,7 @@ def propose_step(proposal: Any, observations: ChoiceMap = EMPTY) -> Step:
     return step
 
 
-def movable(call: Call, selection: Any, start: Trace, observations: ChoiceMap) -> Selection:
+def movable(call: Call, selection: Any, start: Trace | VectorizedTrace, observations: ChoiceMap) -> Selection:
     """The choices to move: never an observed one."""
     if selection is None:
         return latents(observations)

@@ -6,19 +6,18 @@ Introduction to Sequential Monte Carlo".
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import optree
 
 from genmlx import random
-from genmlx.choicemap import ChoiceMap, _equal
+from genmlx.choicemap import ChoiceMap
 from genmlx.errors import GenError, ParameterError, UsageError, show_address, show_addresses
 from genmlx.gfi import Call, checked_choices, gen_errors, require_selectable
 from genmlx.inference.attic import NOTHING, Attic, TakenAway, brought_back, found_at, put_away, refers_to_it
+from genmlx.inference.evidence_error import evidence_error, lost_pairs
 from genmlx.inference.history import FilterStep, History
 from genmlx.inference.importance import weighted
 from genmlx.inference.kernels import Kernel, as_kernel
@@ -28,14 +27,14 @@ from genmlx.inference.particles import Particles
 from genmlx.inference.problem import checked_problem, impossible, latents, positive_count
 from genmlx.inference.resampling import (
     DegenerateWeights,
-    host_weights,
     log_mean,
     optimal_resize,
     resample,
 )
+from genmlx.inference.strata import same_values, stratified
 from genmlx.inference.translators import GeneralTranslator, SimpleExtendingTranslator
 from genmlx.masked import Masked, value_of
-from genmlx.pytree import NAMESPACE, split_arrays
+from genmlx.pytree import split_arrays
 from genmlx.selection import Selection, as_selection, select
 from genmlx.vectorized import VectorizedTrace, concatenate, recorded_as
 from genmlx.versions import pinned
@@ -140,23 +139,8 @@ class ParticleFilter(Particles):
 
     @property
     def log_ml_error(self) -> float:
-        """The standard error of ``log_ml``, estimated from the particles of this one run.
-
-        By what share of the weight each particle of the first step has in the end (Chan and Lai 2013): with W_i the
-        shares, the square root of 1 - c (1 - sum W_i^2). In Lee and Whiteley (2018) resampling is multinomial, and c is
-        a power of n / (n - 1); here c is what resampling did to pairs of particles, so that it serves for other schemes
-        too, if only roughly: a fifth too small where every step is resampled systematically and says little. It is
-        rough where few ancestors are left, and NaN where all particles have one.
-        """
-        import numpy as np
-
-        first = self.history.origins(self.n)[0]
-        shares = np.bincount(first, host_weights(self.log_weights))
-        apart = 1.0 - float(shares @ shares)
-        if np.count_nonzero(shares) < 2 or not self.base > -math.inf:
-            return math.nan
-        variance = 1.0 - math.prod(step.pairs for step in self.history) * apart
-        return variance if math.isnan(variance) else math.sqrt(max(variance, 0.0))
+        """The standard error of ``log_ml``, estimated from the particles of this one run: ``evidence_error``."""
+        return evidence_error(self.history, self.log_weights) if self.base > -math.inf else math.nan
 
     # steps
 
@@ -182,7 +166,7 @@ class ParticleFilter(Particles):
                 traces, log_weights = weighted(call, observations, proposal, n, random.as_key(key))
             else:
                 given = [checked_choices(stratum) for stratum in strata]
-                traces, log_weights = _stratified(call, observations, given, proposal, n, random.as_key(key))
+                traces, log_weights = stratified(call, observations, given, proposal, n, random.as_key(key))
         return cls.begun(traces, log_weights, call, observations)
 
     @classmethod
@@ -249,9 +233,7 @@ class ParticleFilter(Particles):
         evaluate(traces, log_weights)
         _require_weight(call, traces, log_weights, new, len(self.history), attic)
         observations = new if replace else self.observations.merge(new)
-        made = self._replaced(
-            traces=traces, log_weights=log_weights, call=call, observations=observations, attic=attic
-        )
+        made = self._replaced(traces=traces, log_weights=log_weights, call=call, observations=observations, attic=attic)
         return made._noted(self._log_ml)
 
     # resampling
@@ -289,7 +271,7 @@ class ParticleFilter(Particles):
         base = self._log_ml - mean if mean > -math.inf else self.base
         last, now = self.history[-1], np.array(index)
         ancestors = now if last.ancestors is None else last.ancestors[now]
-        pairs = last.pairs * _lost_pairs(self.log_weights, now, log_weights)
+        pairs = last.pairs * lost_pairs(self.log_weights, now, log_weights)
         history = self.history.amended(ancestors=ancestors, pairs=pairs)
         return self._replaced(traces=traces, log_weights=log_weights, base=base, history=history, attic=attic)
 
@@ -356,7 +338,7 @@ class ParticleFilter(Particles):
         for part in parts:
             if part.traces.gen_fn is not first.traces.gen_fn or part.observations != first.observations:
                 raise UsageError("join was given filters of other models or observations", expected=f"{first!r}")
-            if not _same_values(part.traces.args, first.traces.args):
+            if not same_values(part.traces.args, first.traces.args):
                 raise UsageError(f"join was given filters of {part.call!r} and {first.call!r}", expected="one call")
         logs = mx.concatenate([part.log_weights + (part.base - first.base) for part in parts])
         traces = concatenate([part.traces for part in parts])
@@ -484,17 +466,6 @@ def _require_weight(
     )
 
 
-def _lost_pairs(before: mx.array, index: Any, after: mx.array) -> float:
-    """By what factor two draws by the weights after are less likely of different ancestors than two by those before."""
-    import numpy as np
-
-    if not mx.any(before > -math.inf).item() or not mx.any(after > -math.inf).item():
-        return math.nan
-    old, new = host_weights(before), np.bincount(index, host_weights(after))
-    kept = 1.0 - new @ new
-    return float((1.0 - old @ old) / kept) if kept > 0 else math.nan
-
-
 def _priorities(priority: Any, log_weights: mx.array) -> mx.array:
     given: Any = priority(log_weights) if callable(priority) else priority
     found = mx.array(given)
@@ -504,28 +475,6 @@ def _priorities(priority: Any, log_weights: mx.array) -> mx.array:
     if mx.any(lost).item():
         raise ParameterError("a particle that has weight has priority zero, or NaN: it could never be drawn")
     return mx.where(log_weights > -math.inf, found, -math.inf)
-
-
-def _stratified(
-    call: Call, observations: ChoiceMap, strata: list[ChoiceMap], proposal: Call | None, n: int, key: Any
-) -> tuple[VectorizedTrace, mx.array]:
-    if not strata:
-        raise UsageError("strata is empty", expected="choice maps")
-    positive_count("particles", n, len(strata))
-    for stratum in strata:
-        for address in stratum:
-            if address in observations:
-                raise UsageError("a stratum has an observed choice", address=address, gen_fn=call.gen_fn)
-    for i, j in itertools.combinations(range(len(strata)), 2):
-        shared = {a: value for a, value in strata[i].items() if a in strata[j]}
-        if all(_same_values(value, strata[j][a]) for a, value in shared.items()):
-            raise UsageError(f"strata {i} and {j} do not exclude each other", expected="a choice in which they differ")
-    parts = []
-    for i, (stratum, own) in enumerate(zip(strata, random.split(key, len(strata) + 1), strict=False)):
-        count = n // len(strata) + (i < n % len(strata))
-        traces, log_weights = weighted(call, observations.merge(stratum), proposal, count, own)
-        parts.append((traces, log_weights + math.log(n / count)))
-    return concatenate([traces for traces, _ in parts]), mx.concatenate([weights for _, weights in parts])
 
 
 def _columns(leaf: Any) -> list[Any]:
@@ -538,9 +487,3 @@ def _columns(leaf: Any) -> list[Any]:
         return [values]
     active = np.array(leaf.active)[:, None]
     return [active.astype(np.float64), np.where(active, values, 0.0)]
-
-
-def _same_values(a: Any, b: Any) -> bool:
-    """Whether two trees are equal, arrays by their values."""
-    (left, form), (right, other) = (optree.tree_flatten(tree, namespace=NAMESPACE) for tree in (a, b))
-    return form == other and all(map(_equal, left, right))

@@ -14,9 +14,10 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.errors import GenError, ParameterError, UsageError
 from genmlx.gfi import Call, gen_errors
+from genmlx.inference.evidence_error import lost_pairs
 from genmlx.inference.history import History
 from genmlx.inference.loop import Loop
-from genmlx.inference.particle_filter import ParticleFilter, _lost_pairs
+from genmlx.inference.particle_filter import ParticleFilter
 from genmlx.inference.problem import checked_problem, impossible, positive_count
 from genmlx.inference.resampling import SCHEMES, effective_size, host_weights, log_mean_exp, resample
 from genmlx.inference.tempered_moves import KINDS, Sweeps, TemperedDensity, Vectors
@@ -228,7 +229,7 @@ class Tempering:
         index = resample(self.log_weights, n, self.choose.next(), self.scheme)
         self.population.take(index)
         equal, ancestors = mx.zeros((n,)), np.array(index)
-        self._amend(ancestors=ancestors, pairs=_lost_pairs(self.log_weights, ancestors, equal))
+        self._amend(ancestors=ancestors, pairs=lost_pairs(self.log_weights, ancestors, equal))
         self.log_weights, self.base = equal, log_ml
 
     def _move(self, moves: int | str, learn: bool) -> None:

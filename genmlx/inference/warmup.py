@@ -81,16 +81,17 @@ class Welford:
         self._squares = mx.zeros((dim, dim) if dense else (dim,))
 
     def add(self, batch: mx.array) -> None:
-        n = batch.shape[0]
-        total = self.count + n
         mean = mx.mean(batch, axis=0)
-        apart, between = batch - mean, mean - self._mean
-        weight = self.count * n / total
-        if self.dense:
-            own, shift = mx.swapaxes(apart, 0, 1) @ apart, mx.outer(between, between)
-        else:
-            own, shift = mx.sum(apart * apart, axis=0), between * between
-        self._squares = self._squares + own + weight * shift
+        apart = batch - mean
+        squares = mx.swapaxes(apart, 0, 1) @ apart if self.dense else mx.sum(apart * apart, axis=0)
+        self.merge(batch.shape[0], mean, squares)
+
+    def merge(self, n: int, mean: mx.array, squares: mx.array) -> None:
+        """``n`` draws of this mean, and with these sums of squares (``dense``: and products) about it."""
+        total = self.count + n
+        between = mean - self._mean
+        shift = mx.outer(between, between) if self.dense else between * between
+        self._squares = self._squares + squares + (self.count * n / total) * shift
         self._mean = self._mean + between * (n / total)
         self.count = total
 
@@ -130,7 +131,7 @@ class Warmup:
         self.dual = DualAveraging(np.ones(chains), target_accept)
         self.first, self.ends = windows(transitions)
         self._dim, self._dense, self._done = dim, dense, 0
-        self._draws = Welford(dim, dense)
+        self.draws = Welford(dim, dense)
 
     @property
     def step_size(self) -> Any:
@@ -144,25 +145,39 @@ class Warmup:
     def update(self, accept: Any, positions: mx.array) -> bool:
         """After one transition of all chains; True when the metric is new, and a first step size is to be found."""
         self.dual.update(self._shared(accept))
-        self._done += 1
-        if self.first < self._done <= (self.ends[-1] if self.ends else 0):
-            self._draws.add(positions)
-            mx.eval(self._draws.arrays)
+        if self.keeps:
+            self.draws.add(positions)
+            mx.eval(self.draws.arrays)
+        return self.passed(1)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether where the next transition ends counts for the next metric."""
+        return self.first <= self._done < (self.ends[-1] if self.ends else 0)
+
+    @property
+    def ahead(self) -> int:
+        """After how many transitions the next metric is made, or draws begin to count for it; 0 if never."""
+        return min((end - self._done for end in (self.first, *self.ends) if end > self._done), default=0)
+
+    def passed(self, transitions: int) -> bool:
+        """After transitions of which ``dual`` and ``draws`` know already, as many as are ``ahead`` at most."""
+        self._done += transitions
         if self._done not in self.ends:
             return False
         self.metric = self._learned()
-        self._draws = Welford(self._dim, self._dense)
+        self.draws = Welford(self._dim, self._dense)
         self.dual.restart(self._one(self.dual.averaged))
         return True
 
     def state(self) -> dict:
-        parts = {"dual": self.dual.state(), "draws": self._draws.state()}
+        parts = {"dual": self.dual.state(), "draws": self.draws.state()}
         return {"done": self._done, "metric": list(self.metric), **parts}
 
     def restore(self, saved: dict) -> None:
         self._done, self.metric = saved["done"], Metric(*saved["metric"])
         self.dual.restore(saved["dual"])
-        self._draws.restore(saved["draws"])
+        self.draws.restore(saved["draws"])
 
     def finish(self) -> Any:
         """The step size to sample with, ``[1]``."""
@@ -177,7 +192,7 @@ class Warmup:
 
     def _learned(self) -> Metric:
         np = self._np
-        found = np.array(self._draws.regularised(), dtype=np.float64)
+        found = np.array(self.draws.regularised(), dtype=np.float64)
         if not np.all(np.isfinite(found)):
             return self.metric
         return metric((found + found.T) / 2 if self._dense else found, self._dim)

@@ -488,7 +488,7 @@ def test_a_duplicate_address_names_both_lines():
         model.simulate()
     assert info.value.address == ("x",)
     assert line_of(model, "# first") in str(info.value) and line_of(model, "# second") in str(info.value)
-    _clean()
+    _assert_clean()
 
 
 @pytest.mark.parametrize("order", ["leaf first", "leaf last"])
@@ -511,7 +511,7 @@ def test_a_prefix_collision_names_both_lines(order):
                 run()
             for marker in markers:
                 assert line_of(model, marker) in str(info.value)
-    _clean()
+    _assert_clean()
 
 
 def test_siblings_under_a_prefix_do_not_collide():
@@ -551,7 +551,7 @@ def test_a_splice_collides_with_its_caller():
             before(f).simulate()
         second = line_of(point, "trace(") if f is point else line_of(before, "# splice")
         assert line_of(before, "# own") in str(info.value) and second in str(info.value)
-    _clean()
+    _assert_clean()
 
 
 # calls
@@ -869,7 +869,7 @@ def test_no_address_is_refused():
 # what an exception leaves behind: nothing
 
 
-def _clean():
+def _assert_clean():
     assert handlers._handler.get() is None and versions._pins.get() is None
     assert foo.simulate((0.4,)).choices.addresses() == [("x",)]
     with pytest.raises(UsageError, match="outside of a model"):
@@ -962,7 +962,7 @@ def test_the_handler_stack_is_clean_after_an_exception(kind, operation):
         expected = (expected, MissingChoice)  # nothing is drawn while differentiating
     with pytest.raises(expected):
         run()
-    _clean()
+    _assert_clean()
 
 
 def test_a_body_may_catch_and_go_on():
@@ -986,4 +986,4 @@ def test_a_body_may_catch_and_go_on():
     tr = model.simulate()
     assert ("x",) in tr.choices.addresses() and ("bad", "started") not in tr.choices.addresses()
     assert model.params["theta"].item() == 1.5 and len(bad.params) == 0
-    _clean()
+    _assert_clean()

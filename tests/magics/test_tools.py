@@ -95,7 +95,10 @@ def test_medians_and_bests(prompt, monkeypatch):
 
     def bench(times, runs):
         left = iter(times)
-        once = lambda: ticks.__setitem__(0, ticks[0] + next(left))  # noqa: E731
+
+        def once():
+            return ticks.__setitem__(0, ticks[0] + next(left))
+
         return prompt.ip.magics_manager.registry["ToolMagics"]._timed(once, runs)
 
     prompt("%seed")  # loads the magics

@@ -96,7 +96,7 @@ def test_a_session(session):
         "[tr.choices['slope'], tr]",
         "%trace tr --src",
     ]
-    golden.check(HERE, "trace_session", transcript(session, cells))
+    golden.assert_golden(HERE, "trace_session", transcript(session, cells))
 
 
 def test_mistakes(session):
@@ -132,7 +132,7 @@ def test_mistakes(session):
         "%trace --diff tr xs",
         "%trace normal(0, 1) --src",
     ]
-    golden.check(HERE, "trace_mistakes", transcript(session, cells))
+    golden.assert_golden(HERE, "trace_mistakes", transcript(session, cells))
 
 
 def test_what_it_returns_and_binds(session):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def check(folder: Path, name: str, text: str) -> None:
+def assert_golden(folder: Path, name: str, text: str) -> None:
     path = folder / "golden" / f"{name}.txt"
     if os.environ.get("GENMLX_WRITE_GOLDEN"):
         path.write_text(text + "\n", encoding="utf-8")

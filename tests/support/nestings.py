@@ -316,7 +316,10 @@ def of_scan(kernel: Callable, at: str) -> Node:
     variants = [
         (0.2, [0.3, -0.8]), (0.2, [0.3, 0.4]), (0.2, [0.3, -0.8, 0.1]), (-0.5, [0.3]), (0.2, mx.array([0.4, 0.1])),
     ]  # fmt: skip
-    read = lambda r: bounded(r[0]) + added(r[1])  # noqa: E731
+
+    def read(r):
+        return bounded(r[0]) + added(r[1])
+
     return Node(f"scan({k})", gf, oracle, variants, numbered(k), lambda x: (x, [bounded(x), 0.25]), read)
 
 
@@ -350,7 +353,10 @@ def of_mask(kernel: Callable, at: str) -> Node:
 
     variants = [(True, 0.3), (False, 0.3), (True, -0.6), (mx.array(False), 0.3), (mx.array(True), 0.3)]
     # What an inactive lane returns is not to be used: as a kernel by itself, a mask returns a constant.
-    read = lambda r: 0.25  # noqa: E731
+
+    def read(r):
+        return 0.25
+
     return Node(
         f"mask({k})", mask(k.gf), oracle, variants, k.paths, lambda x: (whether(x), x), read, flag=True
     )

@@ -48,7 +48,7 @@ def eight_schools():
     trace("y", normal(mu + tau * z, mx.array(ERRORS)))
 
 
-def agrees(post, address, mean, sd, errors=4.5):
+def assert_agrees(post, address, mean, sd, errors=4.5):
     """|mean - truth| < 4.5 Monte Carlo errors at an effective size of 400 and more, and the sd within 10%."""
     ess, mcse = np.asarray(post.ess(address)), np.asarray(post.mcse(address))
     assert np.all(ess >= 400), f"{address}: effective size {ess}"
@@ -58,11 +58,11 @@ def agrees(post, address, mean, sd, errors=4.5):
     assert np.all(np.abs(ratio - 1) < 0.1), f"{address}: sd off by {ratio}"
 
 
-def agrees_with_conjugates(post):
+def assert_agrees_with_conjugates(post):
     """Catches a missing Jacobian, prior or likelihood counted twice, and a move without its correction."""
     assert {a[0] for a in post.addresses()} == set(CONJUGATE_POSTERIOR)
     for address, (mean, sd) in CONJUGATE_POSTERIOR.items():
-        agrees(post, address, mean, sd)
+        assert_agrees(post, address, mean, sd)
     assert mx.all(post["p"] > 0).item() and mx.all(post["p"] < 1).item() and mx.all(post["rate"] > 0).item()
     assert mx.allclose(mx.sum(post["theta"], axis=-1), mx.array(1.0), atol=1e-5).item()
 

@@ -16,7 +16,7 @@ FULL = os.environ.get("GENMLX_FULL") == "1"
 RUNS = 640 if FULL else 64
 
 
-def evidence_is(exact, run, runs=RUNS, precision=0.09):
+def assert_evidence_is(exact, run, runs=RUNS, precision=0.09):
     """``run(seed)`` gives log_ml; a mean ratio known no better than ``precision`` would say little."""
     ratios = np.exp([run(seed) - exact for seed in range(runs)])
     error = ratios.std(ddof=1) / math.sqrt(runs)

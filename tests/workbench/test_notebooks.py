@@ -78,19 +78,19 @@ def session(monkeypatch, tmp_path):
     forget_models()
 
 
-def agree(post, name, truth, errors=4.5):
+def assert_agree(post, name, truth, errors=4.5):
     """Means within 4.5 Monte Carlo errors, at an effective size of 200 and more."""
     assert np.all(np.asarray(post.ess(name)) > 200), (name, post.ess(name))
     off = (np.array(post.mean(name)) - truth) / np.asarray(post.mcse(name))
     assert np.all(np.abs(off) < errors), (name, off)
 
 
-def share_agrees(indicator, truth, size, errors=4.5):
+def assert_share_agrees(indicator, truth, size, errors=4.5):
     """The share of draws with some property, of which `size` are independent."""
     assert abs(np.mean(indicator) - truth) < errors * np.sqrt(truth * (1 - truth) / size), (np.mean(indicator), truth)
 
 
-def mean_agrees(draws, truth, errors=4.5):
+def assert_mean_agrees(draws, truth, errors=4.5):
     """The same, for numbers that were computed from the draws, `[chains, draws]`."""
     from genmlx.diagnostics import ess_mean, mcse
 
@@ -131,7 +131,7 @@ def test_eight_schools(notebook):
     assert nb["diverging"].any() and any("diverged" in line for line in first.summary().warnings)
     assert not second.summary().warnings
     for name, truth in exact.items():
-        agree(second, name, truth)
+        assert_agree(second, name, truth)
 
     def school(j):
         def mean(tau):
@@ -141,11 +141,11 @@ def test_eight_schools(notebook):
         return average(mean)
 
     for j in range(8):
-        mean_agrees(nb["theta"][..., j], school(j))
+        assert_mean_agrees(nb["theta"][..., j], school(j))
     positive = average(lambda tau: norm.sf(0, given(tau)[1], np.sqrt(given(tau)[2])))
     ninth = average(lambda tau: norm.sf(0, given(tau)[1], np.sqrt(given(tau)[2] + tau**2)))
-    share_agrees(nb["mu"] > 0, positive, second.ess("mu"))
-    share_agrees(nb["ninth"] > 0, ninth, second.ess("mu"))
+    assert_share_agrees(nb["mu"] > 0, positive, second.ess("mu"))
+    assert_share_agrees(nb["ninth"] > 0, ninth, second.ess("mu"))
     assert nb["replicated"].shape == (second.chains * second.draws, 8)
 
 
@@ -204,7 +204,7 @@ def test_hierarchical_regression(notebook):
     for post, estimates, names in ((first, reml, ("level", "effect")), (second, reml_with_uranium, None)):
         exact = exact_radon(with_uranium=post is second)
         for name in names or exact:
-            agree(post, name, exact[name])
+            assert_agree(post, name, exact[name])
         for name, (estimate, error) in estimates.items():
             assert abs(post.mean(name).item() - estimate) < error / 2
     assert not second.summary()["level"].rhat > 1.02
@@ -251,12 +251,12 @@ def test_change_point(notebook):
     assert nb["probability"] == pytest.approx(p, abs=1e-9)
     assert year[c[np.argmax(p)]] == 1892 and p[(year[c] >= 1887) & (year[c] <= 1895)].sum() > 0.9
     for post in (nb["by_hand"], nb["post"]):
-        agree(post, "change", p @ year[c])
-        agree(post, "before", p @ rate(0, c))
-        agree(post, "after", p @ rate(c, end))
+        assert_agree(post, "change", p @ year[c])
+        assert_agree(post, "before", p @ rate(0, c))
+        assert_agree(post, "after", p @ rate(c, end))
         drawn, size = np.array(post["change"]), float(post.ess("change"))
         for candidate in range(1887, 1896):
-            share_agrees(drawn == candidate, p[year[c] == candidate].item(), size)
+            assert_share_agrees(drawn == candidate, p[year[c] == candidate].item(), size)
     assert np.array(nb["by_hand"].stats["accept"]).min() > 0.999
 
     lo, hi = np.meshgrid(c, c, indexing="ij")
@@ -270,9 +270,9 @@ def test_change_point(notebook):
     }
     assert nb["evidence"] == pytest.approx({name: value - factorials for name, value in evidence.items()}, abs=1e-6)
     for i, (change, these) in enumerate(((lo, rate(0, lo)), (hi, rate(lo, hi)), (None, rate(hi, end)))):
-        mean_agrees(nb["rates"][..., i], np.sum(q * these))
+        assert_mean_agrees(nb["rates"][..., i], np.sum(q * these))
         if change is not None:
-            mean_agrees(nb["both"][..., i], np.sum(q * year[change]))
+            assert_mean_agrees(nb["both"][..., i], np.sum(q * year[change]))
 
 
 def cars():
@@ -308,13 +308,13 @@ def test_debugging(session):
 
     for logs, prior in ((nb["vague"], (10, 0, 10, 1)), (nb["sound"], (1, 1.5, 0.5, 3))):
         for limit in (0, 1.5, 3):
-            share_agrees(logs > limit, share(limit * np.log(10), *prior), len(logs))
+            assert_share_agrees(logs > limit, share(limit * np.log(10), *prior), len(logs))
 
     mended = nb["mended"]
-    agree(mended, "log_scale", 0)
+    assert_agree(mended, "log_scale", 0)
     for q in (0.05, 0.25, 0.75, 0.95):
         size = float(min(mended.ess("log_scale"), mended.ess_tail("log_scale")))
-        share_agrees(np.array(mended["log_scale"]) < norm.ppf(q, 0, 1.5), q, size)
+        assert_share_agrees(np.array(mended["log_scale"]) < norm.ppf(q, 0, 1.5), q, size)
     assert nb["funnel"].stats["diverging"].sum().item() > 0
     assert any("bfmi" in warning for warning in nb["funnel"].summary().warnings)
 
@@ -324,8 +324,8 @@ def test_debugging(session):
     residual = np.sum((distance[:, None, None] - slope * speed[:, None, None]) ** 2, axis=0)
     log_prob = np.log(k0(slope / 4)) - 0.05 * noise - 50 * np.log(noise) - 0.5 * residual / noise**2
     weight = np.exp(log_prob - logsumexp(log_prob))
-    mean_agrees(nb["slope_again"], np.sum(weight * slope))
-    mean_agrees(np.array(nb["positive"]["noise"]), np.sum(weight * noise))
+    assert_mean_agrees(nb["slope_again"], np.sum(weight * slope))
+    assert_mean_agrees(np.array(nb["positive"]["noise"]), np.sum(weight * noise))
 
 
 def test_hot_reload(session):
@@ -350,7 +350,7 @@ def test_hot_reload(session):
         names = ["intercept", "slope", "bend"][: len(sds)]
         assert post.addresses() == [("slope",), ("intercept",), ("bend",)][: len(sds)]
         for name, truth in zip(names, exact(columns, sds), strict=True):
-            agree(post, name, truth)
+            assert_agree(post, name, truth)
     assert nb["post"].stale and nb["narrower"].stale and nb["too_far"].stale
     assert "(line v1) -> stopping v1 (line v2): kept" in str(nb["narrower"].carrying)
     assert "new 'bend'" in str(nb["bent"].carrying) and "sample anew" in nb["too_far"].carrying.warning

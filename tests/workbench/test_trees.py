@@ -188,7 +188,7 @@ def test_trees(name):
         shown.append(f"{width} columns\n{text}")
     plain = tree_text(TREES[name](), Screen(88, ascii=True))
     assert plain.isascii() and all(len(row) <= 88 for row in plain.splitlines())
-    golden.check(HERE, f"tree_{name}", "\n\n".join([*shown, f"ASCII\n{plain}"]))
+    golden.assert_golden(HERE, f"tree_{name}", "\n\n".join([*shown, f"ASCII\n{plain}"]))
 
 
 def regenerated(old, changes, selection):
@@ -245,7 +245,7 @@ def test_differences(name):
         text = BLOCKS[name](Screen(width)).text(Screen(width))
         assert all(len(row) <= width for row in text.splitlines())
         shown.append(f"{width} columns\n{text}")
-    golden.check(HERE, f"diff_{name}", "\n\n".join(shown))
+    golden.assert_golden(HERE, f"diff_{name}", "\n\n".join(shown))
 
 
 def test_the_target_screen():

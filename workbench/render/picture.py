@@ -14,11 +14,12 @@ _HIGH, _GAP = 5, 2
 _THICK = 2.5  # the width from which a line is drawn thick
 
 
-def picture(figure: Any, screen: Screen = Screen()) -> list[str]:  # noqa: B008
+def picture(figure: Any, screen: Screen | None = None) -> list[str]:
     """Lines of text that show the panels of a figure, where they are, with titles and the ends of the axes.
 
     What has the gid ``divergent`` is shown as x, what has the gid ``detail`` not at all.
     """
+    screen = screen or Screen()
     rows: dict[int, list[Any]] = {}
     for axes in figure.axes:
         rows.setdefault(axes.get_subplotspec().rowspan.start, []).append(axes)

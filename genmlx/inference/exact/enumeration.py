@@ -59,13 +59,13 @@ class Enumeration:
                 volumes = mx.concatenate([latent.log_volumes, *missing])
                 for axis in latent.axes:
                     mass = mass + volumes.reshape([-1 if i == axis else 1 for i in range(mass.ndim)])
-        top = mx.max(mass).item()
+        top: Any = mx.max(mass).item()
         self.log_ml = mx.array(-math.inf)
         self._mass: mx.array | None = None
-        if top > -math.inf:  # type: ignore[operator]
+        if top > -math.inf:
             weights = mx.exp(mass - top)
             total = summed(weights)
-            self.log_ml = mx.array(top + math.log(total.item()))  # type: ignore[operator, arg-type]
+            self.log_ml = mx.log(total) + top
             self._mass = weights / total
             mx.eval(self._mass)
 
@@ -130,7 +130,7 @@ class Enumeration:
     def mode(self) -> ChoiceMap:
         """The latents where ``log_joint`` is greatest, at the first such place, without what does not exist."""
         self._probabilities()
-        return self._cell(int(mx.argmax(self.log_joint.reshape(-1)).item()))  # type: ignore[arg-type]
+        return self._cell(_first_greatest(self.log_joint.reshape(-1)))
 
     def sample(self, n: int, key: Any = None) -> Particles:
         """``n`` independent traces from the posterior, of equal weight. Latents with a grid take its points only."""
@@ -237,8 +237,9 @@ class Enumeration:
                     break
                 p = self._onto([axis], [latent])
                 name = show_address(address) if not latent.shape else f"{show_address(address)}[{i}]"
-                best = mx.argsort(-p)[:_PROBABLE].tolist()
-                shown = ", ".join(f"{latent.values[k].item():g} ({p[k].item():.3g})" for k in best)  # type: ignore
+                best = mx.argsort(-p)[:_PROBABLE]
+                pairs: Any = mx.stack([latent.values[best], p[best]], axis=1).tolist()
+                shown = ", ".join(f"{value:g} ({probability:.3g})" for value, probability in pairs)
                 mean, variance = _mean_and_variance(p, latent.values)
                 rows.append((name, f"{mean:.4g}", f"{math.sqrt(variance):.3g}", shown))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -299,11 +300,16 @@ def _mean_and_variance(weights: Any, values: mx.array) -> tuple[Any, Any]:
     return mean, np.sum(w * (x - np.asarray(mean)[..., None]) ** 2, axis=-1)
 
 
+def _first_greatest(values: mx.array) -> int:
+    place: Any = mx.argmax(values).item()
+    return place
+
+
 def _require_densities(result: Enumeration) -> None:
     table = result.log_joint.reshape(-1)
     for what, bad in (("NaN", mx.isnan(table)), ("infinite", table == math.inf)):
         if mx.any(bad).item():
-            cell = result._cell(int(mx.argmax(bad).item()))  # type: ignore[arg-type]
+            cell = result._cell(_first_greatest(bad))
             raise ParameterError(
                 f"the log density is {what} at {cell!r}",
                 gen_fn=result.call.gen_fn,

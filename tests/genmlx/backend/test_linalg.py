@@ -44,7 +44,9 @@ def finite_difference(function, a, d, h=1e-5):
 
 def along(function, a, d, order):
     """The derivatives of orders 1 .. `order` of a scalar function at `a` along `d`."""
-    f = lambda t: function(mx.array(a) + t * mx.array(d.astype(np.float32)))  # noqa: E731
+    def f(t):
+        return function(mx.array(a) + t * mx.array(d.astype(np.float32)))
+
     for _ in range(order):
         f = mx.grad(f)
     return f(mx.array(0.0)).item()
@@ -193,7 +195,10 @@ def test_higher_derivatives(order):
     """Catches one fixed-point step too few: its first missing order of derivative would be zero or halved."""
     a, d = np.array([[2.0, 0.6], [0.6, 1.5]], np.float32), np.array([[0.5, -0.3], [-0.3, 0.8]])
     weights, r = mx.array([0.7, -1.3, 0.4]), mx.array([1.2, -0.7])
-    triangle = lambda m: mx.stack([m[0, 0], m[1, 0], m[1, 1]])  # noqa: E731
+
+    def triangle(m):
+        return mx.stack([m[0, 0], m[1, 0], m[1, 1]])
+
     b, c = mx.array([[1.0], [0.5]]), mx.array([[1.5, -0.4], [-0.4, 2.5]])
     cases = [
         (lambda m: (weights * triangle(linalg.cholesky(m))).sum(), lambda m: (weights * closed_cholesky(m)).sum()),
@@ -281,7 +286,10 @@ def test_transformations_and_export(name, tmp_path):
             for g, e in zip(gradients, slopes, strict=True):
                 np.testing.assert_allclose(np.array(g[k]), np.array(e), rtol=1e-4, atol=1e-5)
     path = str(tmp_path / "f.mlxfn")
-    flat = lambda r, s: [function(r, s), *both(r, s)[1]]  # noqa: E731
+
+    def flat(r, s):
+        return [function(r, s), *both(r, s)[1]]
+
     mx.export_function(path, flat, r[0], s[0])
     imported: Any = mx.import_function(path)
     for got, expected in zip(imported(r[0], s[0]), flat(r[0], s[0]), strict=True):
@@ -296,7 +304,10 @@ def test_float64_stays_on_its_stream(name, order, batched, tmp_path, monkeypatch
     mx.default_stream(mx.cpu)
     monkeypatch.setattr(double, "CPU", mx.new_stream(mx.cpu))
     s, r = mx.array(covariance(3, 2)), mx.array(RNG.normal(size=(2, 3)).astype(np.float32))
-    derivative = lambda r, s: mx.sin(FUNCTIONS[name](r, s)).sum()  # noqa: E731
+
+    def derivative(r, s):
+        return mx.sin(FUNCTIONS[name](r, s)).sum()
+
     for _ in range(order):
         derivative = (lambda g: lambda r, s: sum(mx.sin(x).sum() for x in g(r, s)))(mx.grad(derivative, argnums=(0, 1)))
     function = mx.vmap(derivative) if batched else derivative

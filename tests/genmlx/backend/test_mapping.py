@@ -75,10 +75,15 @@ def test_operators_between_a_lane_and_a_constant(name):
     """In a body's batch an operator that forgets its unbatched operand is wrong without a word."""
     operator = OPERATORS[name]
     if name == "bitwise_and":  # looked up when the body runs
-        operator = lambda a, b: mx.bitwise_and(a, b)  # noqa: E731
+
+        def operator(a, b):
+            return mx.bitwise_and(a, b)
+
     before = {owner: {n: getattr(owner, n) for n in dir(owner)} for owner in (mx.array,)}
     for a, b in ((None, SHARED), (SHARED, None), (None, mx.array(2))):
-        f = lambda row, a=a, b=b: operator(row if a is None else a, row if b is None else b)  # noqa: E731
+        def f(row, a=a, b=b):
+            return operator(row if a is None else a, row if b is None else b)
+
         found = vmap_list(lambda row, f=f: [f(row)], ROWS)[0]
         assert np.array_equal(found, np.stack([np.array(f(row)) for row in ROWS]))
     assert mx.array.__and__ is before[mx.array]["__and__"] and mx.array.__ne__ is before[mx.array]["__ne__"]
@@ -140,7 +145,10 @@ def test_a_batch_of_vectors_is_one_product():
 
     def sizes(vmap):
         found = []
-        read = lambda e: found.extend(i[1] for i in e["inputs"]) if e.get("name") == "Matmul" else None  # noqa: E731
+
+        def read(e):
+            return found.extend(i[1] for i in e["inputs"]) if e.get("name") == "Matmul" else None
+
         mx.export_function(read, lambda v: [vmap(v)], mx.ones((7, 4)))
         return found
 

@@ -149,7 +149,10 @@ def test_digamma_away_from_and_at_its_root():
 def test_lgamma_differentiates(order, bound):
     """Catches interpolation error, which grows with each derivative, and anything wrapped in a custom vjp."""
     grid = np.concatenate([WIDE, JOINS])
-    oracle = lambda x: mp.polygamma(order - 1, x)  # noqa: E731
+
+    def oracle(x):
+        return mp.polygamma(order - 1, x)
+
     assert worst(derivative(special.lgamma, 0, order), oracle, grid, floor=1.0 if order == 1 else 1e-300) < bound
 
 
@@ -166,16 +169,25 @@ def test_stirling_error():
     """Catches the difference of lgamma and Stirling's formula, which has no digit left at 1e4."""
     grid = np.concatenate([WIDE, JOINS])
     assert worst(special.stirling_error, binet, grid) < 1e-6
-    slope = lambda x: mp.digamma(x) - mp.log(x) + 1 / (2 * x)  # noqa: E731
+
+    def slope(x):
+        return mp.digamma(x) - mp.log(x) + 1 / (2 * x)
+
     assert worst(derivative(special.stirling_error), slope, grid) < 5e-6
 
 
 def test_log_beta():
     """Catches lgamma(a) + lgamma(b) - lgamma(a + b): off by 1 for (1e6, 1e6), and by 1e-6 in place of a gradient."""
     a, b = log_uniform(1e-3, 1e6, 600), log_uniform(1e-3, 1e6, 600)
-    exact = lambda a, b: mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)  # noqa: E731
+
+    def exact(a, b):
+        return mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(a + b)
+
     assert worst(special.log_beta, exact, a, b, floor=0.5) < 7e-7
-    slope = lambda a, b: mp.digamma(a) - mp.digamma(a + b)  # noqa: E731
+
+    def slope(a, b):
+        return mp.digamma(a) - mp.digamma(a + b)
+
     assert worst(derivative(special.log_beta, 0), slope, a, b) < 2e-5
     assert worst(derivative(special.log_beta, 1), lambda a, b: slope(b, a), a, b) < 2e-5
     same = mx.array([0.3, 1.0, 50.0])
@@ -188,9 +200,15 @@ def test_log_binomial():
     """Catches lgamma differences, and a value other than 0 for one way to choose."""
     n = np.floor(log_uniform(1, 1e6, 300))
     k = np.concatenate([np.floor(n[:150] * RNG.uniform(size=150)), np.minimum(n[150:], RNG.integers(0, 5, 150))])
-    exact = lambda n, k: mp.loggamma(n + 1) - mp.loggamma(k + 1) - mp.loggamma(n - k + 1)  # noqa: E731
+
+    def exact(n, k):
+        return mp.loggamma(n + 1) - mp.loggamma(k + 1) - mp.loggamma(n - k + 1)
+
     assert worst(special.log_binomial, exact, n, k, floor=1e-6) < 5e-7
-    slope = lambda n, k: mp.digamma(n - k + 1) - mp.digamma(k + 1)  # noqa: E731
+
+    def slope(n, k):
+        return mp.digamma(n - k + 1) - mp.digamma(k + 1)
+
     assert worst(derivative(special.log_binomial, 1), slope, n, k, floor=1.0) < 1e-6
     assert special.log_binomial(mx.array([5.0, 5, 0, 5, 5]), mx.array([0.0, 5, 0, 6, -1])).tolist() == [
         0, 0, 0, -INF, -INF,
@@ -199,7 +217,9 @@ def test_log_binomial():
 
 def test_multigammaln():
     """Catches a wrong power of pi and a shift by j instead of j / 2."""
-    exact = lambda a: float(3 * mp.log(mp.pi) + sum(mp.loggamma(a - j / 2) for j in range(4)))  # noqa: E731
+    def exact(a):
+        return float(3 * mp.log(mp.pi) + sum(mp.loggamma(a - j / 2) for j in range(4)))
+
     got = np.array(special.multigammaln(mx.array([2.6, 7.0, 300.0]), 4))
     np.testing.assert_allclose(got, [exact(a) for a in (2.6, 7.0, 300.0)], rtol=1e-6)
 
@@ -207,7 +227,10 @@ def test_multigammaln():
 def test_bessel_derivatives():
     """Catches an even function built on mx.abs, whose derivative at 0 is lost, and coarse interpolation."""
     grid = np.concatenate([np.geomspace(1e-3, 1e4, 100), np.linspace(7.5, 8.5, 20)])
-    ratio = lambda x: mp.besseli(1, x) / mp.besseli(0, x)  # noqa: E731
+
+    def ratio(x):
+        return mp.besseli(1, x) / mp.besseli(0, x)
+
     assert worst(derivative(special.log_i0), ratio, grid) < 1e-6
     assert worst(derivative(special.log_i0, 0, 2), lambda x: 1 - ratio(x) / x - ratio(x) ** 2, grid[grid < 100]) < 1e-4
     assert derivative(special.log_i0)(mx.array([-3.0, 0.0])).tolist() == pytest.approx([-0.8099853, 0.0])
@@ -234,7 +257,10 @@ def test_ndtri_exp():
     grid = -np.concatenate([np.geomspace(1e-6, 1e4, 80), np.linspace(0.5, 1, 20), [1e8]])
     assert worst(gaussian.ndtri_exp, log_quantile, grid, floor=1.0) < 5e-7
     assert worst(derivative(gaussian.ndtri_exp), lambda p: 1 / hazard(log_quantile(p)), grid) < 1e-6
-    curve = lambda p: (lambda x: (x + hazard(x)) / hazard(x) ** 2)(log_quantile(p))  # noqa: E731
+
+    def curve(p):
+        return (lambda x: (x + hazard(x)) / hazard(x) ** 2)(log_quantile(p))
+
     assert worst(derivative(gaussian.ndtri_exp, 0, 2), curve, grid[:-1]) < 1e-5
     tails = np.array([1e-35, 1e-10, 0.03, 0.2, 0.5, 0.93, 0.9999])
     assert worst(derivative(gaussian.ndtri), lambda p: 1 / mp.npdf(quantile(p)), tails) < 2e-6
@@ -252,7 +278,10 @@ def test_log_ndtr_difference():
     with mp.workdps(250):
         assert worst(gaussian.log_ndtr_difference, exact, a, b, floor=1.0) < 1e-6
         keep = np.abs(a**2 - b**2) < 120
-        upper = lambda a, b: mp.npdf(b) / mp.exp(exact(a, b))  # noqa: E731
+
+        def upper(a, b):
+            return mp.npdf(b) / mp.exp(exact(a, b))
+
         assert worst(derivative(gaussian.log_ndtr_difference, 1), upper, a[keep], b[keep], floor=1e-20) < 1e-4
 
 
@@ -409,7 +438,10 @@ def test_log_densities_match_scipy():
 def test_binomial_gradient_through_logits():
     """Catches a gradient through p alone: near p = 1 float32 sigmoids have a derivative of 0."""
     logit = mx.array([-20.0, 0.3, 20.0])
-    f = lambda l: saddle.log_binomial_raw(9.0, 10.0, special.sigmoid(l), special.sigmoid(-l))  # noqa: E731, E741
+
+    def f(x):
+        return saddle.log_binomial_raw(9.0, 10.0, special.sigmoid(x), special.sigmoid(-x))
+
     exact = [float(9 - 10 / (1 + mp.exp(-v))) for v in (-20, mp.mpf(0.3), 20)]
     assert derivative(f)(logit).tolist() == pytest.approx(exact, rel=1e-5)
 

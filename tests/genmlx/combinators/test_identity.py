@@ -48,7 +48,9 @@ def test_updates_inside_a_body_are_incremental():
 
 
 def test_what_is_the_same():
-    f = lambda x: (x,)  # noqa: E731
+    def f(x):
+        return (x,)
+
     assert map_over(kernel) == map_over(kernel) != map_over(step)
     assert map_over(kernel) != unfold(kernel)
     assert vmap(kernel, in_axes=[0]) == vmap(kernel, in_axes=(0,)) != vmap(kernel)

@@ -122,7 +122,10 @@ def test_gradients():
     for i in range(2):
         z = tr.choices[i, "z"].item()
         assert xs[i].item() == close(z - XS[i] - YS[i]) and ys[i].item() == close(z - XS[i] - YS[i])
-    moved = lambda v: pairs.assess(tr.args, tr.choices.set((1, "z"), v)).score  # noqa: E731
+
+    def moved(v):
+        return pairs.assess(tr.args, tr.choices.set((1, "z"), v)).score
+
     assert by_choice[1, "z"].item() == close(slope(moved, tr.choices[1, "z"].item()) + 3, 1e-2)
     assert by_choice.addresses() == [(1, "z")]
 

@@ -116,5 +116,8 @@ def test_gradients():
     before = [0.4, tr.choices[0].item(), tr.choices[1].item()]
     for t in range(3):
         assert xs[t].item() == close(tr.choices[t].item() - 0.5 * before[t] - tr.args[1][t].item())
-    moved = lambda v: pairs.assess(tr.args, tr.choices.set(1, v)).score  # noqa: E731
+
+    def moved(v):
+        return pairs.assess(tr.args, tr.choices.set(1, v)).score
+
     assert by_choice[1].item() == close(slope(moved, tr.choices[1].item()), 1e-2)

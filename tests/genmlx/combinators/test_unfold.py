@@ -108,11 +108,15 @@ def test_gradient_through_ten_steps():
     tr = walk.simulate((10, 0.4, 0.7, 0.2), key=3)
     gradients, _, by_choice = tr.choice_gradients(select.all())
     for place in (1, 2, 3):
-        changed = lambda v, place=place: walk.assess(  # noqa: E731
-            (*tr.args[:place], v, *tr.args[place + 1 :]), tr.choices
-        ).score
+
+        def changed(v, place=place):
+            return walk.assess((*tr.args[:place], v, *tr.args[place + 1 :]), tr.choices).score
+
         assert gradients[place].item() == close(slope(changed, tr.args[place]), 2e-2)
-    moved = lambda v: walk.assess(tr.args, tr.choices.set(4, v)).score  # noqa: E731
+
+    def moved(v):
+        return walk.assess(tr.args, tr.choices.set(4, v)).score
+
     assert by_choice[4].item() == close(slope(moved, tr.choices[4].item()), 2e-2)
 
 

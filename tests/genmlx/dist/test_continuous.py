@@ -491,7 +491,10 @@ def test_the_implicit_derivative_of_gamma_draws():
     one = mx.stack([mx.grad(lambda b: standard_gamma(key, (), b))(b) for b in a])
     inner = mx.vmap(mx.grad(lambda b: standard_gamma(key, (), b)))(a)
     outer = mx.grad(lambda a: mx.sum(mx.vmap(lambda b: standard_gamma(key, (), b))(a)))(a)
-    lanes = lambda b: mx.vmap(lambda i: standard_gamma(lane_key(key, i, 3), (), b))(mx.arange(3))  # noqa: E731
+
+    def lanes(b):
+        return mx.vmap(lambda i: standard_gamma(lane_key(key, i, 3), (), b))(mx.arange(3))
+
     shared = mx.grad(lambda b: mx.sum(lanes(b)))(a[1])
     assert np.allclose(one, inner) and np.allclose(one, outer) and np.all(np.array(one) > 0.1)
     assert shared.item() > 1
@@ -518,7 +521,10 @@ def test_far_tails_of_the_truncated_normal(distance, side):
     bounds = (0.0, INF) if side > 0 else (-INF, 0.0)
     call = truncated_normal(-side * distance, 1, *bounds)
     t = side * np.array(call.sample(mx.random.key(6), (20000,))).astype(float)
-    mills = lambda y: math.sqrt(math.pi / 2) * special.erfcx(y / math.sqrt(2))  # noqa: E731
+
+    def mills(y):
+        return math.sqrt(math.pi / 2) * special.erfcx(y / math.sqrt(2))
+
     survival = np.exp(-distance * t - 0.5 * t * t) * mills(distance + t) / mills(distance)
     assert stats.kstest(survival, "uniform").pvalue > 1e-3
     want = -distance * t - 0.5 * t * t - math.log(mills(distance))
@@ -542,9 +548,15 @@ def test_derivatives_of_truncated_draws_are_those_of_the_quantile():
     """All four parameters, draw by draw, against quantiles in float64 (peers: the gradient in the bounds was wrong)."""
     for row in [(0, 1, -1, 2), (0.3, 2, 1, 1.5), (0, 1, 6, 7), (0, 1, -5.5, -5), (1, 2, -INF, 0.5), (0, 1, 5, 5.004)]:
         key, exact = mx.random.key(9), [float(np.float32(p)) for p in row]
-        draw = lambda *p: truncated_normal.sample(p, key)  # noqa: B023, E731
+
+        def draw(*p):
+            return truncated_normal.sample(p, key)  # noqa: B023
+
         x = draw(*[mx.full((200,), float(p)) for p in row])
-        total = lambda *p: mx.sum(draw(*p))  # noqa: B023, E731
+
+        def total(*p):
+            return mx.sum(draw(*p))  # noqa: B023
+
         got = mx.grad(total, argnums=[0, 1, 2, 3])(*[mx.full((200,), float(p)) for p in row])
         frozen = FAMILIES["truncated_normal"].oracle
         u = frozen(*exact).cdf(np.array(x).astype(float))

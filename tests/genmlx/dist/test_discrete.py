@@ -90,7 +90,7 @@ def rounded(params):
     return tuple(p if isinstance(p, int) else np.float32(p).astype(np.float64) for p in params)
 
 
-def close(got, want):
+def assert_close(got, want):
     """3e-5, or what the deep tails of Loader's form keep. Differences of lgammas are off by 0.1 at n = 10^6."""
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     finite = np.isfinite(want)
@@ -113,7 +113,7 @@ def test_log_prob_agrees_with_scipy(family, scipy_name, params):
     x = points(oracle)
     with np.errstate(all="ignore"):  # scipy's own log of 0
         want = oracle.logpmf(x)
-    close(family(*params).log_prob(mx.array(x)), want)
+    assert_close(family(*params).log_prob(mx.array(x)), want)
 
 
 @pytest.mark.parametrize("family,scipy_name,params", CASES, ids=label)
@@ -390,7 +390,7 @@ def test_multinomial(n, probs):
     np.testing.assert_allclose(np.asarray(call.mean), n * p, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(call.variance), n * p * (1 - p), rtol=1e-5, atol=1e-6)
     rows = np.asarray(x)[:50]
-    close(call.log_prob(mx.array(rows)), [exact_multinomial(row, p) for row in rows])
+    assert_close(call.log_prob(mx.array(rows)), [exact_multinomial(row, p) for row in rows])
 
 
 def exact_multinomial(row, p):
@@ -410,7 +410,7 @@ def test_dirichlet_multinomial(n, alpha):
     np.testing.assert_allclose(np.asarray(call.mean), oracle.mean(), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(call.variance), oracle.var(), rtol=1e-4, atol=1e-6)
     rows = np.asarray(x)[:50]
-    close(call.log_prob(mx.array(rows)), oracle.logpmf(rows))
+    assert_close(call.log_prob(mx.array(rows)), oracle.logpmf(rows))
 
 
 def test_counts_of_a_batch_of_weights():

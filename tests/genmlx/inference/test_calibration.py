@@ -55,12 +55,12 @@ def p_values(truth, draws):
     return found
 
 
-def calibrated(truth, draws):
+def assert_calibrated(truth, draws):
     found = p_values(truth, draws)
     assert min(found.values()) > ALARM / len(found), found
 
 
-def miscalibrated(truth, draws, *names):
+def assert_miscalibrated(truth, draws, *names):
     found = p_values(truth, draws)
     assert all(found[name] < ALARM / len(found) for name in names), found
 
@@ -119,11 +119,11 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_gradient_samplers(name):
-    calibrated(*by_gradients(*SAMPLERS[name]))
+    assert_calibrated(*by_gradients(*SAMPLERS[name]))
 
 
 def test_hamiltonian_trajectories_without_the_jacobian_are_seen():
-    miscalibrated(*by_gradients(*SAMPLERS["hmc"], jacobian=False), "sigma", "share 0")
+    assert_miscalibrated(*by_gradients(*SAMPLERS["hmc"], jacobian=False), "sigma", "share 0")
 
 
 def by_kernel(kernel, model, data, quantities, thin, warmup=100, generating=None):
@@ -172,7 +172,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name):
-    calibrated(*by_kernel(KERNELS[name], measured, DATA, of_measured, thin=25))
+    assert_calibrated(*by_kernel(KERNELS[name], measured, DATA, of_measured, thin=25))
 
 
 # discrete choices: one that another depends on, an array whose elements pull at each other, and a prior far from flat
@@ -205,8 +205,8 @@ SWEEP = gibbs_kernel(select("a", "b", "z", "k"))
 
 
 def test_gibbs():
-    calibrated(*by_kernel(SWEEP, RIGHT, ("y", "x"), of_labelled, thin=5))
+    assert_calibrated(*by_kernel(SWEEP, RIGHT, ("y", "x"), of_labelled, thin=5))
 
 
 def test_a_sweep_that_forgets_the_prior_of_a_choice_is_seen():
-    miscalibrated(*by_kernel(SWEEP, FORGETFUL, ("y", "x"), of_labelled, thin=5, generating=RIGHT), "k")
+    assert_miscalibrated(*by_kernel(SWEEP, FORGETFUL, ("y", "x"), of_labelled, thin=5, generating=RIGHT), "k")

@@ -85,7 +85,7 @@ def exact_draws(model, scale=1.0, shape=(4, 1000), seed=0, args=()):
     return posterior(model(*args), {"mu": mu}, joint), mu
 
 
-def check(draws, mean, sd, ess):
+def assert_carried(draws, mean, sd, ess):
     """Mean and sd within 4.5 standard errors for so many independent draws."""
     x = np.array(draws).ravel().astype(float)
     assert abs(x.mean() - mean) < 4.5 * sd / math.sqrt(ess)
@@ -119,7 +119,7 @@ def test_a_prior_that_is_edited(scale, rejuvenate):
     weights = np.exp(expected - expected.max())
     assert new.carrying.ess == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-3)
     assert new["mu"].shape == (4, 1000) and not new.stale
-    check(new["mu"], *gaussian_posterior(scale), new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(scale), new.carrying.ess)
     joint = log_normal(np.array(new["mu"]), 0, scale) + log_normal(Y[:, None, None], np.array(new["mu"])).sum(0)
     np.testing.assert_allclose(np.array(new.log_joint), joint, atol=1e-3)
     shown = "carried model v1 -> model v2: kept 'mu'"
@@ -148,7 +148,7 @@ def test_other_arguments_and_observations():
     new = carry(post, scaled(1.0), more, key=mx.random.key(0))
     expected = log_normal(3.0, mu) - log_normal(Y[0], mu)
     np.testing.assert_allclose(np.array(new.carrying.log_weights), expected, atol=1e-4)
-    check(new["mu"], *gaussian_posterior(1.0, total=Y.sum() - Y[0] + 3.0), new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(1.0, total=Y.sum() - Y[0] + 3.0), new.carrying.ess)
     assert new.observations["y", 0] == 3.0
 
 
@@ -162,11 +162,11 @@ def test_an_edit_that_adds_an_address():
     assert (new.carrying.kept, new.carrying.new, new.carrying.dropped) == ([("mu",)], [("b",)], [])
     # Jointly Gaussian: the sum s = mu + b has the prior variance 1.25, of which mu has 1 / 1.25.
     mean, sd = gaussian_posterior(math.sqrt(1.25))
-    check(new["mu"], mean / 1.25, math.sqrt(0.2 + (sd / 1.25) ** 2), new.carrying.ess)
-    check(new["b"], mean / 5, math.sqrt(0.2 + (sd / 5) ** 2), new.carrying.ess)
-    check(new["mu"] + new["b"], mean, sd, new.carrying.ess)
+    assert_carried(new["mu"], mean / 1.25, math.sqrt(0.2 + (sd / 1.25) ** 2), new.carrying.ess)
+    assert_carried(new["b"], mean / 5, math.sqrt(0.2 + (sd / 5) ** 2), new.carrying.ess)
+    assert_carried(new["mu"] + new["b"], mean, sd, new.carrying.ess)
     moved = carry(post, model(), rejuvenate="nuts", key=mx.random.key(3))
-    check(moved["mu"], mean / 1.25, math.sqrt(0.2 + (sd / 1.25) ** 2), moved.carrying.ess)
+    assert_carried(moved["mu"], mean / 1.25, math.sqrt(0.2 + (sd / 1.25) ** 2), moved.carrying.ess)
 
 
 def test_an_address_that_changes_nothing_else_leaves_the_weights_even():
@@ -176,7 +176,7 @@ def test_an_address_that_changes_nothing_else_leaves_the_weights_even():
     new = carry(post, model(), rejuvenate=None, key=mx.random.key(3))
     assert new.carrying.ess == pytest.approx(4000, rel=1e-6)
     np.testing.assert_array_equal(np.array(new["mu"]), mu.astype(np.float32))  # each draw once, where it was
-    check(new["z"] - new["mu"], 0.0, 2.0, 4000)
+    assert_carried(new["z"] - new["mu"], 0.0, 2.0, 4000)
 
 
 def test_an_edit_that_drops_an_address():
@@ -195,7 +195,7 @@ def test_an_edit_that_drops_an_address():
     expected = (log_normal(Y[:, None, None], mu) - log_normal(Y[:, None, None], s)).sum(0)
     np.testing.assert_allclose(np.array(new.carrying.log_weights), expected, atol=2e-3)
     assert new.carrying.dropped == [("b",)] and ("b",) not in new
-    check(new["mu"], *gaussian_posterior(1.0), new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(1.0), new.carrying.ess)
 
 
 def test_a_dropped_parent_of_a_kept_choice():
@@ -350,10 +350,10 @@ def test_addresses_that_some_draws_lack(body, rejuvenate):
     expected = np.where(k, math.log(0.2 / 0.5), math.log(0.8 / 0.5))
     np.testing.assert_allclose(np.array(new.carrying.log_weights), expected, atol=1e-4)
     p = branch_posterior(0.2)
-    check(new["k"], p, math.sqrt(p * (1 - p)), new.carrying.ess)
+    assert_carried(new["k"], p, math.sqrt(p * (1 - p)), new.carrying.ess)
     has = np.array(new.has(address))
     assert (has == (np.array(new["k"]) > 0)).all()
-    check(np.array(new.values_at(address))[has], (1 + y) / 2, math.sqrt(0.5), new.carrying.ess * has.mean())
+    assert_carried(np.array(new.values_at(address))[has], (1 + y) / 2, math.sqrt(0.5), new.carrying.ess * has.mean())
 
 
 def test_a_choice_that_some_draws_drop():
@@ -371,7 +371,7 @@ def test_a_choice_that_some_draws_drop():
     np.testing.assert_allclose(np.array(new.carrying.log_weights), 0.0, atol=1e-5)
     assert np.array(new["k"]).tolist() == k.astype(int).tolist()
     assert (np.array(new.has(("a", "a"))) == ~k).all()
-    check(np.array(new.values_at(("a", "a")))[~k], 1.0, 1.0, (~k).sum())
+    assert_carried(np.array(new.values_at(("a", "a")))[~k], 1.0, 1.0, (~k).sum())
 
 
 @gen
@@ -389,17 +389,17 @@ def test_a_real_run_carried_by_nuts():
     assert new.algorithm == "carry(nuts)" and "10 steps of nuts, acceptance 0." in str(new.carrying)
     assert new.stats["step_size"][0, 0].item() == post.stats["step_size"][0, 0].item()
     assert set(new.stats) <= {"accept", "diverging", "step_size", "n_leapfrog"}
-    check(new["mu"], *gaussian_posterior(2.0), 0.8 * new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(2.0), 0.8 * new.carrying.ess)
     again = carry(new, scaled(1.0), draws=250, key=mx.random.key(2))
     assert again["mu"].shape == (4, 250)
-    check(again["mu"], *gaussian_posterior(1.0), 500)
+    assert_carried(again["mu"], *gaussian_posterior(1.0), 500)
 
 
 def test_a_kernel_of_the_users():
     post, _ = exact_draws(scaled, args=(1.0,))
     new = carry(post, scaled(2.0), rejuvenate=hmc_kernel("mu", 0.3), steps=4, key=mx.random.key(1))
     assert new.algorithm == "carry(hmc_kernel)" and "4 steps of hmc_kernel" in str(new.carrying)
-    check(new["mu"], *gaussian_posterior(2.0), new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(2.0), new.carrying.ess)
     # Few draws alike: copies have moved apart.
     assert len(np.unique(np.array(new["mu"]))) > 3990
     assert len(np.unique(np.array(carry(post, scaled(2.0), steps=0, key=mx.random.key(1))["mu"]))) < 3500
@@ -449,7 +449,7 @@ def test_moves_do_not_depend_on_what_is_shared_between_lanes():
         assert new.carrying.ess == pytest.approx(4000, rel=1e-6)
         moved = np.abs(np.array(new["mu"]) - mu) > 1e-6
         assert moved.mean() > 0.9
-        check(new["mu"], *gaussian_posterior(1.0), 4000)
+        assert_carried(new["mu"], *gaussian_posterior(1.0), 4000)
 
 
 def test_a_saved_posterior(tmp_path):
@@ -459,7 +459,7 @@ def test_a_saved_posterior(tmp_path):
     loaded = Posterior.load(tmp_path / "post.npz")
     new = carry(loaded, scaled(2.0), rejuvenate=None, key=mx.random.key(0))
     assert "carried a saved posterior -> scaled v1" in str(new.carrying)
-    check(new["mu"], *gaussian_posterior(2.0), new.carrying.ess)
+    assert_carried(new["mu"], *gaussian_posterior(2.0), new.carrying.ess)
 
     @gen
     def other():

@@ -122,7 +122,7 @@ def test_a_run_that_was_killed_draws_what_it_would_have_drawn(tmp_path, options)
     assert _start(program, file, result).wait() == 0 and whole.wait() == 0
     one, other = (genmlx.Posterior.load(tmp_path / name) for name in ("whole", "killed"))
     assert one.draws == options["draws"] and other.status == "complete"
-    same(one, other)
+    assert_same(one, other)
 
 
 def _place(file) -> tuple:
@@ -164,7 +164,7 @@ def stopped(monkeypatch, after, run):
     return seen[-1]
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.addresses() == other.addresses() and one.draws == other.draws
     for address in one.addresses():
         assert mx.array_equal(one[address], other[address], equal_nan=True).item(), address
@@ -292,7 +292,7 @@ def test_a_run_goes_on_from_every_place(monkeypatch, tmp_path, name, after):
         place = stopped(patch, after, lambda **how: RUNS[name](checkpoint=file, **how))
         assert _place(file) == place == events[after - 1][1:3]
         resumed = RUNS[name](checkpoint=str(file), progress=rest.append)
-    same(whole, resumed)
+    assert_same(whole, resumed)
     assert [(e.done, e.info.get("divergences")) for e in events[after:]] == [
         (e.done, e.info.get("divergences")) for e in rest
     ]
@@ -305,7 +305,7 @@ def test_a_run_that_is_over_is_read_and_not_run(tmp_path, name):
     whole = RUNS[name](checkpoint=file)
     before, events = file.read_bytes(), []
     again = RUNS[name](checkpoint=file, progress=events.append)
-    same(whole, again)
+    assert_same(whole, again)
     assert not events and again.status == "complete" and file.read_bytes() == before
 
 
@@ -323,7 +323,7 @@ def test_a_callback_that_gives_up_leaves_a_checkpoint(tmp_path, name, phase):
     with pytest.raises(KeyboardInterrupt):
         RUNS[name](checkpoint=tmp_path / "file", progress=give_up)
     assert _place(tmp_path / "file") == places[-1]
-    same(RUNS[name](), RUNS[name](checkpoint=tmp_path / "file"))
+    assert_same(RUNS[name](), RUNS[name](checkpoint=tmp_path / "file"))
 
 
 def test_writes_take_a_bounded_share_of_the_time(monkeypatch, tmp_path):
@@ -370,12 +370,12 @@ def test_ctrl_c_leaves_a_checkpoint(monkeypatch, tmp_path):
     partial = mh(model(), {"y": 1.0}, **run, progress=press)
     assert partial.status == "interrupted" and 7 <= partial.draws < 20
     whole = mh(model(), {"y": 1.0}, draws=20, chains=2, key=1)
-    same(whole, mh(model(), {"y": 1.0}, **run))
+    assert_same(whole, mh(model(), {"y": 1.0}, **run))
     # An interrupted warm-up ends early, with draws that an uninterrupted run does not have: they are not kept.
     file = tmp_path / "cold"
     again = {"draws": 5, "warmup": 20, "key": 1, "checkpoint": file}
     assert mh(model(), {"y": 1.0}, **again, progress=press).status == "interrupted" and _phase(file) == "warmup"
-    same(mh(model(), {"y": 1.0}, draws=5, warmup=20, key=1), mh(model(), {"y": 1.0}, **again))
+    assert_same(mh(model(), {"y": 1.0}, draws=5, warmup=20, key=1), mh(model(), {"y": 1.0}, **again))
 
 
 @pytest.mark.parametrize("phase", ["warmup", "sampling"])
@@ -390,7 +390,7 @@ def test_ctrl_c_in_a_gradient_sampler(monkeypatch, tmp_path, phase):
 
     partial = RUNS["nuts"](checkpoint=tmp_path / "file", progress=press)
     assert partial.status == "interrupted" and partial.draws < 30 and _place(tmp_path / "file") == (phase, 7)
-    same(RUNS["nuts"](), RUNS["nuts"](checkpoint=tmp_path / "file"))
+    assert_same(RUNS["nuts"](), RUNS["nuts"](checkpoint=tmp_path / "file"))
 
 
 # files of something else

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import agrees
+from posteriors import assert_agrees
 
 from genmlx import exponential, gen, multivariate_normal, normal, select, trace
 from genmlx.errors import UsageError
@@ -39,8 +39,8 @@ def test_a_linear_gaussian_model():
     post = elliptical_slice(linear(), {"y": 1.0, "w": mx.array([0.0, 2.0])}, draws=100, warmup=50, chains=60, key=1)
     mean, covariance = linear_posterior(1.0, [0.0, 2.0])
     sd = np.sqrt(np.diag(covariance))
-    agrees(post, "a", mean[0], sd[0])
-    agrees(post, "v", mean[1:], sd[1:])
+    assert_agrees(post, "a", mean[0], sd[0])
+    assert_agrees(post, "v", mean[1:], sd[1:])
     assert mx.mean(post.stats["accept"]).item() > 0.99 and mx.mean(post.stats["shrinks"]).item() > 0.5
     assert post.execution == "replayed"
 
@@ -54,7 +54,7 @@ def test_a_likelihood_that_is_not_gaussian():
     density = np.exp(-0.5 * (grid - 1) ** 2 + grid - 2.0 * np.exp(grid))
     mean = (density * grid).sum() / density.sum()
     sd = math.sqrt((density * grid**2).sum() / density.sum() - mean**2)
-    agrees(elliptical_slice(model(), {"t": 2.0}, draws=60, warmup=30, chains=60, key=2), "x", mean, sd)
+    assert_agrees(elliptical_slice(model(), {"t": 2.0}, draws=60, warmup=30, chains=60, key=2), "x", mean, sd)
 
 
 def test_the_angles_of_a_bracket_that_shrinks():

@@ -6,7 +6,14 @@ The conjugate pairs are also in test_nuts, test_hmc and test_mala (with the rand
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import ALPHA, CONJUGATE_DATA, CONJUGATE_POSTERIOR, agrees, agrees_with_conjugates, conjugates
+from posteriors import (
+    ALPHA,
+    CONJUGATE_DATA,
+    CONJUGATE_POSTERIOR,
+    assert_agrees,
+    assert_agrees_with_conjugates,
+    conjugates,
+)
 from scipy import stats
 
 from genmlx import (
@@ -46,14 +53,14 @@ def nearby(tr):
 
 def test_conjugate_posteriors_by_metropolis_hastings():
     post = mh(conjugates(), CONJUGATE_DATA, proposal=nearby, draws=300, warmup=100, chains=200, key=1)
-    agrees_with_conjugates(post)
+    assert_agrees_with_conjugates(post)
 
 
 def test_conjugate_posteriors_by_draws_from_the_prior():
     """One pair after the other: all at once would hardly ever be accepted."""
     start, _ = conjugates().vgenerate(CONJUGATE_DATA, 200, key=mx.random.key(2))
     kernel = chain(*map(mh_kernel, CONJUGATE_POSTERIOR))
-    agrees_with_conjugates(run_kernel(kernel, start, draws=150, warmup=50, observations=CONJUGATE_DATA, key=3))
+    assert_agrees_with_conjugates(run_kernel(kernel, start, draws=150, warmup=50, observations=CONJUGATE_DATA, key=3))
 
 
 @gen
@@ -79,7 +86,7 @@ def moved(old, new):
 
 def test_conjugate_posteriors_by_an_involution():
     post = involutive_mh(conjugates(), CONJUGATE_DATA, steps, moved, draws=400, warmup=100, chains=200, key=4)
-    agrees_with_conjugates(post)
+    assert_agrees_with_conjugates(post)
 
 
 def test_the_conjugate_normal_by_elliptical_slices():
@@ -90,7 +97,7 @@ def test_the_conjugate_normal_by_elliptical_slices():
         trace("x", normal(trace("mu", normal(0, 1)) * mx.ones(10), 1.0))
 
     post = elliptical_slice(model(), {"x": CONJUGATE_DATA["x"]}, draws=60, warmup=20, chains=60, key=5)
-    agrees(post, "mu", *CONJUGATE_POSTERIOR["mu"])
+    assert_agrees(post, "mu", *CONJUGATE_POSTERIOR["mu"])
 
 
 def midpoints(low, high, count):
@@ -137,10 +144,10 @@ def test_conjugate_posteriors_by_gibbs_sweeps_over_grids():
         draws = grid[np.array(post[name])].reshape(100, 30, -1)
         mean, sd = (np.reshape(number, -1) for number in CONJUGATE_POSTERIOR[name])
         for i in range(draws.shape[2]):
-            agrees_with(draws[..., i], mean[i], sd[i], name)
+            assert_agrees_with(draws[..., i], mean[i], sd[i], name)
 
 
-def agrees_with(x, mean, sd, name):
+def assert_agrees_with(x, mean, sd, name):
     size, error = ess(x), mcse(x)
     assert size >= 400, (name, size)
     assert abs(x.mean() - mean) < 4.5 * error, (name, (x.mean() - mean) / error)
@@ -199,11 +206,11 @@ def shifted(old, new):
     new["v"], new.aux["z"] = old["v"] + single(np.linalg.cholesky(RIDGE)) @ z, -z
 
 
-def agrees_along_the_axes(post):
+def assert_agrees_along_the_axes(post):
     """In each of them the draws have the mean 0 and the standard deviation 1."""
     found = (np.array(post["v"]).astype(float) - CENTER) @ AXES / SCALES
     for i in range(3):
-        agrees_with(found[..., i], 0.0, 1.0, f"axis {i}")
+        assert_agrees_with(found[..., i], 0.0, 1.0, f"axis {i}")
 
 
 RIDGE_WALKERS = {
@@ -220,7 +227,7 @@ RIDGE_WALKERS = {
 @pytest.mark.parametrize("name", RIDGE_WALKERS)
 def test_a_correlated_gaussian_of_condition_number_ten_thousand(name):
     """Begun at draws of the prior, two hundred deviations off. Gibbs sweeps cannot enumerate what is continuous."""
-    agrees_along_the_axes(RIDGE_WALKERS[name](ridge(), {"y": SEEN}))
+    assert_agrees_along_the_axes(RIDGE_WALKERS[name](ridge(), {"y": SEEN}))
 
 
 def test_a_correlated_prior_of_condition_number_ten_thousand_by_elliptical_slices():
@@ -233,4 +240,4 @@ def test_a_correlated_prior_of_condition_number_ten_thousand_by_elliptical_slice
         v = trace("v", multivariate_normal(single(begin), single(4 * RIDGE)))
         trace("y", multivariate_normal(v, single(4 / 3 * RIDGE)))
 
-    agrees_along_the_axes(elliptical_slice(model(), {"y": single(seen)}, draws=100, warmup=50, chains=60, key=1))
+    assert_agrees_along_the_axes(elliptical_slice(model(), {"y": single(seen)}, draws=100, warmup=50, chains=60, key=1))

@@ -12,7 +12,7 @@ from genmlx.errors import UsageError
 from genmlx.inference.gibbs import gibbs
 
 
-def counts_agree(draws, exact):
+def assert_counts_agree(draws, exact):
     """Chi-squared of nearly independent draws, rows of values, on their exact probabilities."""
     keys, found = list(exact), {}
     for row in draws:
@@ -42,7 +42,7 @@ def test_a_joint_posterior():
     }
     post = gibbs(coins(), {"y": 1.2}, draws=3, thin=10, warmup=20, chains=700, key=1)
     draws = np.stack([np.array(post[name]).reshape(-1) for name in "abk"], axis=1).tolist()
-    counts_agree(draws, exact)
+    assert_counts_agree(draws, exact)
     assert post["k"].dtype == mx.int32 and post.execution == "replayed"
     assert 0.1 < mx.mean(post.stats["changed"]).item() < 0.9
 
@@ -60,7 +60,7 @@ def test_every_element_of_an_array_is_drawn_by_itself():
         for z in itertools.product(range(3), repeat=3)
     }
     post = gibbs(model(), data, draws=2, thin=10, warmup=20, chains=800, key=2)
-    counts_agree(np.array(post["z"]).reshape(-1, 3).tolist(), exact)
+    assert_counts_agree(np.array(post["z"]).reshape(-1, 3).tolist(), exact)
 
 
 def test_supports_are_found_wherever_a_choice_is_made():
@@ -90,7 +90,7 @@ def test_supports_are_found_wherever_a_choice_is_made():
         exact[n, s, f, g] = np.exp(model().assess(choices).score.item())
     post = gibbs(model(), {"y": 4.5}, draws=2, thin=8, warmup=15, chains=800, key=3)
     columns = [np.array(post["in", "n"]), np.array(post["s"]), *np.moveaxis(np.array(post["many", "f"]), -1, 0)]
-    counts_agree(np.stack([c.reshape(-1) for c in columns], axis=1).tolist(), exact)
+    assert_counts_agree(np.stack([c.reshape(-1) for c in columns], axis=1).tolist(), exact)
 
 
 @gen

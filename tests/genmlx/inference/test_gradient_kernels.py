@@ -140,8 +140,14 @@ def test_one_trajectory_by_hand():
 
     start, _ = model().generate({"y": 1.3, "s": 0.8})
     y, step, steps = 1.3, 0.4, 4
-    log_p = lambda u: stats.expon.logpdf(math.exp(u)) + stats.norm.logpdf(y, 0, math.exp(u)) + u  # noqa: E731
-    gradient = lambda u: -math.exp(u) + y**2 * math.exp(-2 * u) - 1 + 1  # noqa: E731
+
+    def log_p(u):
+        return stats.expon.logpdf(math.exp(u)) + stats.norm.logpdf(y, 0, math.exp(u)) + u
+
+
+    def gradient(u):
+        return -math.exp(u) + y**2 * math.exp(-2 * u) - 1 + 1
+
     accepted = 0
     for seed in range(40):
         key = mx.random.key(seed)

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import CONJUGATE_DATA, agrees_with_conjugates, conjugates, gaussian, stationary
+from posteriors import CONJUGATE_DATA, assert_agrees_with_conjugates, conjugates, gaussian, stationary
 
 from genmlx import gen, normal, trace
 from genmlx.errors import ParameterError, UsageError
@@ -27,7 +27,7 @@ def test_stationary(steps, step_size):
 
 def test_conjugate_posteriors():
     post = hmc(conjugates(), CONJUGATE_DATA, draws=30, warmup=60, chains=100, leapfrog_steps=4, key=1)
-    agrees_with_conjugates(post)
+    assert_agrees_with_conjugates(post)
     assert set(post.stats) == {"accept", "energy", "diverging", "step_size", "n_leapfrog"}
 
 

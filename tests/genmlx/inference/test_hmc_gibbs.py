@@ -34,7 +34,7 @@ from genmlx.inference import checkpoint as checkpoint_module
 DATA = np.array([-0.9, -0.4, 0.2, 0.8, 1.3], dtype=np.float32)
 
 
-def agrees(post, address, mean, sd, fewest=400):
+def assert_agrees(post, address, mean, sd, fewest=400):
     """|mean - truth| < 4.5 standard errors at an effective size of 400 and more, and the sd within 10%."""
     ess, mcse = np.asarray(post.ess(address)), np.asarray(post.mcse(address))
     assert np.all(ess >= fewest), (address, ess)
@@ -82,7 +82,7 @@ def test_a_mixture_of_two_normals():
     """Catches a sweep of stale continuous values, a density of stale labels, and a likelihood that counts twice."""
     post = hmc_gibbs(mixture(), {"y": mx.array(DATA)}, draws=250, warmup=150, chains=40, key=1)
     for address, (mean, sd) in mixture_posterior().items():
-        agrees(post, address, mean, sd)
+        assert_agrees(post, address, mean, sd)
     assert post.execution == "replayed" and post.algorithm == "hmc_gibbs"
     assert post["low"].shape == (40, 250) and post["z"].shape == (40, 250, 5) and post["z"].dtype == mx.int32
     trace_of = post.trace(3, 17)
@@ -171,9 +171,9 @@ def test_the_warm_up_finds_the_scales():
         trace("narrow", normal(0.1 * k, 0.1))
 
     post = hmc_gibbs(model(), draws=200, warmup=300, chains=10, key=5)
-    agrees(post, "wide", 0.0, 100.0)
+    assert_agrees(post, "wide", 0.0, 100.0)
     assert mx.mean(post.stats["n_leapfrog"]).item() < 12
-    agrees(post, "narrow", 0.05, math.sqrt(0.01 + 0.0025), fewest=100)
+    assert_agrees(post, "narrow", 0.05, math.sqrt(0.01 + 0.0025), fewest=100)
 
 
 def test_the_same_key_gives_the_same_draws():

@@ -67,7 +67,7 @@ def exact(y=1):
     return joint / joint.sum()
 
 
-def agrees(post, address, mean, sd):
+def assert_agrees(post, address, mean, sd):
     """|mean - truth| < 4 MCSE at an effective size of 400 and more, and the sd within 10%."""
     assert post.ess(address) >= 400, post.ess(address)
     assert abs(post.mean(address).item() - mean) < 4 * post.mcse(address)
@@ -100,7 +100,7 @@ def test_the_posterior_is_stationary(name):
     post = run_kernel(KERNELS[name], start, draws=500, warmup=100, observations=OBSERVED, key=1)
     assert post.addresses() == [("a",), ("b",)] and post["a"].shape == (60, 500)
     for i, address in enumerate("ab"):
-        agrees(post, address, MEAN[i], math.sqrt(COVARIANCE[i, i]))
+        assert_agrees(post, address, MEAN[i], math.sqrt(COVARIANCE[i, i]))
     assert post.execution == "replayed"
 
 
@@ -221,7 +221,7 @@ def test_a_kernel_on_a_body_that_branches():
     start, _ = branching().generate({"y": 2.0}, key=mx.random.key(0))
     kernel = mix_kernels([(mh_kernel(select("k", "x", "b"), strict=False), 2), (mh_kernel("x"), 1)])
     post = run_kernel(kernel, start, draws=3000, observations={"y": 2.0}, key=2)
-    agrees(post, "k", p, math.sqrt(p * (1 - p)))
+    assert_agrees(post, "k", p, math.sqrt(p * (1 - p)))
     assert "branches" in post.execution and mx.array_equal(post.has("b"), post["k"] == 1).item()
 
 

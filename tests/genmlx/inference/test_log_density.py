@@ -343,7 +343,10 @@ def grid_integral(density, low=-12.0, high=12.0, n=2001):
 def _cubic(y):
     """The real root of x^3 + x = y."""
     s = mx.sqrt(y * y / 4 + 1 / 27)
-    root = lambda v: mx.sign(v) * mx.power(mx.abs(v) + 1e-30, 1 / 3)  # noqa: E731
+
+    def root(v):
+        return mx.sign(v) * mx.power(mx.abs(v) + 1e-30, 1 / 3)
+
     return root(y / 2 + s) + root(y / 2 - s)
 
 
@@ -407,7 +410,9 @@ def two_uniforms():
 
 
 def two_uniforms_evidence():
-    inner = lambda x: integrate.quad(lambda z: stats.norm.pdf(0.7, z, 0.5) / (2 * x), 0, x)[0]  # noqa: E731
+    def inner(x):
+        return integrate.quad(lambda z: stats.norm.pdf(0.7, z, 0.5) / (2 * x), 0, x)[0]
+
     return math.log(integrate.quad(inner, 0, 2)[0])
 
 
@@ -417,7 +422,9 @@ def angle():
 
 
 def angle_evidence():
-    f = lambda a: stats.vonmises.pdf(a, 1.5, loc=3.0) * stats.norm.pdf(-0.5, math.cos(a), 0.3)  # noqa: E731
+    def f(a):
+        return stats.vonmises.pdf(a, 1.5, loc=3.0) * stats.norm.pdf(-0.5, math.cos(a), 0.3)
+
     return math.log(integrate.quad(f, -math.pi, math.pi, limit=200)[0])
 
 

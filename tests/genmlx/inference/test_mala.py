@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import CONJUGATE_DATA, COVARIANCE, agrees_with_conjugates, conjugates, gaussian, stationary
+from posteriors import CONJUGATE_DATA, COVARIANCE, assert_agrees_with_conjugates, conjugates, gaussian, stationary
 from scipy import stats
 
 from genmlx import gen, normal, trace
@@ -60,12 +60,12 @@ def test_a_random_walk_is_stationary():
 
 
 def test_conjugate_posteriors():
-    agrees_with_conjugates(mala(conjugates(), CONJUGATE_DATA, draws=120, warmup=100, chains=100, key=1))
+    assert_agrees_with_conjugates(mala(conjugates(), CONJUGATE_DATA, draws=120, warmup=100, chains=100, key=1))
 
 
 def test_conjugate_posteriors_by_a_random_walk():
     post = random_walk(conjugates(), CONJUGATE_DATA, draws=200, warmup=150, chains=200, key=2)
-    agrees_with_conjugates(post)
+    assert_agrees_with_conjugates(post)
     assert 0.1 < mx.mean(post.stats["accept"]).item() < 0.4
 
 

@@ -43,7 +43,7 @@ def independent():
     trace("mu", normal(1.0, 0.6))
 
 
-def agrees(post, address, mean, sd):
+def assert_agrees(post, address, mean, sd):
     """|mean - truth| < 4 MCSE at an effective size of 400 and more, and the sd within 10%."""
     ess, mcse = np.asarray(post.ess(address)), np.asarray(post.mcse(address))
     assert np.all(ess >= 400), f"effective size {ess}"
@@ -61,7 +61,7 @@ def test_conjugate_normal(how, chains, draws):
     """Catches a weight without its forward or its backward density, and a ratio taken the wrong way."""
     post = mh(conjugate(), {"y": 1.5}, draws=draws, warmup=50, chains=chains, key=1, **how)
     assert post["mu"].shape == (chains, draws)
-    agrees(post, "mu", MEAN, SD)
+    assert_agrees(post, "mu", MEAN, SD)
     assert post.rhat("mu") < 1.05
 
 
@@ -100,7 +100,7 @@ def test_two_parameters_moved_one_at_a_time():
 
     post = mh(model(), {"y": 3.0}, proposal=both, draws=500, warmup=200, chains=60, key=2)
     for i, name in enumerate("ab"):
-        agrees(post, name, mean[i], math.sqrt(covariance[i, i]))
+        assert_agrees(post, name, mean[i], math.sqrt(covariance[i, i]))
     blocked = mh(model(), {"y": 3.0}, selection="a", draws=50, chains=3, key=3)
     assert len(set(blocked["b"][1].tolist())) == 1 and len(set(blocked["a"][1].tolist())) > 5
 
@@ -113,7 +113,7 @@ def test_beta_bernoulli():
             trace(("y", i), flip(p))
 
     observations = {("y", i): int(i < 14) for i in range(20)}
-    agrees(mh(model(), observations, draws=300, warmup=20, chains=40, key=4), "p", 15 / 22, 0.0971)
+    assert_agrees(mh(model(), observations, draws=300, warmup=20, chains=40, key=4), "p", 15 / 22, 0.0971)
 
 
 @gen
@@ -160,8 +160,8 @@ def test_a_model_that_branches():
     """Moves between structures are accepted by the weight of what both have, as in reversible jump."""
     p, mean, sd = _branching_posterior()
     post = mh(branching(), {"y": 2.0}, draws=4000, warmup=20, key=6)
-    agrees(post, "k", p, math.sqrt(p * (1 - p)))
-    agrees(post, "b", mean, sd)
+    assert_agrees(post, "k", p, math.sqrt(p * (1 - p)))
+    assert_agrees(post, "b", mean, sd)
     assert mx.array_equal(post.has("b"), post["k"] == 1).item()
     assert np.isnan(np.array(post["b"]))[np.array(post["k"]) == 0].all()
     assert "branches" in post.execution
@@ -178,7 +178,7 @@ def test_branches_that_share_their_addresses():
     one, zero = stats.norm.pdf(1.3, 0, 3.0), stats.norm.pdf(1.3, 0, 0.5)
     p = one / (one + zero)
     post = mh(model(), {"y": 1.3}, draws=4000, key=7)
-    agrees(post, "k", p, math.sqrt(p * (1 - p)))
+    assert_agrees(post, "k", p, math.sqrt(p * (1 - p)))
     for draw in range(0, 4000, 400):
         assert post.trace(0, draw).score.item() == pytest.approx(post.log_joint[0, draw].item(), abs=1e-4)
 
@@ -194,7 +194,7 @@ def test_a_proposal_that_branches():
         step = 0.5 if tr["mu"].item() < 10 else -0.5
         trace("mu", normal(tr["mu"] + step, 1.0))
 
-    agrees(mh(conjugate(), {"y": 1.5}, proposal=up_or_down, draws=3500, key=8), "mu", MEAN, SD)
+    assert_agrees(mh(conjugate(), {"y": 1.5}, proposal=up_or_down, draws=3500, key=8), "mu", MEAN, SD)
     with pytest.raises(BatchError):
         mh(conjugate(), {"y": 1.5}, proposal=up_or_down, chains=2, draws=5)
 
@@ -427,7 +427,7 @@ def test_a_kernel_with_a_state_of_its_own():
         "toy", conjugate(), {"y": 1.5}, make_kernel, draws=400, warmup=300, thin=1, chains=40, key=1, progress=None
     )
     assert post.execution == "replayed"
-    agrees(post, "mu", MEAN, SD)
+    assert_agrees(post, "mu", MEAN, SD)
     scales = np.array(post.stats["scale"])
     assert np.all(scales == scales[:, :1]) and np.all(scales < 5) and len(set(scales[:, 0])) == 40
     assert 0.3 < np.array(post.stats["accept"]).mean() < 0.6

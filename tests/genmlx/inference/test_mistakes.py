@@ -8,7 +8,7 @@ import inspect
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import agrees
+from posteriors import assert_agrees
 
 from genmlx import (
     elliptical_slice,
@@ -183,7 +183,7 @@ def test_choices_with_bounds_move_where_there_are_none(name):
     """Without the Jacobian the mean is wrong; and there is nowhere that a choice would be outside of its support."""
     how = {"hmc": {"leapfrog_steps": 5}, "nuts": {"max_depth": 5}}.get(name, {"thin": 5})
     post = GRADIENT[name](scale_near_zero(), {"y": 0.02}, draws=100, warmup=100, chains=100, key=4, **how)
-    agrees(post, "scale", *exact_scale())
+    assert_agrees(post, "scale", *exact_scale())
     assert mx.all(post["scale"] > 0).item()
     anywhere = LogDensity(scale_near_zero(), {"y": 0.02}).unpack(mx.linspace(-9, 9, 50)[:, None])["scale"]
     assert mx.all(anywhere > 0).item()
@@ -193,7 +193,7 @@ def test_kernels_move_choices_with_bounds_where_there_are_none():
     start, _ = scale_near_zero().vgenerate({"y": 0.02}, 100, key=mx.random.key(0))
     for kernel in (hmc_kernel("scale", 0.4, 5), mala_kernel("scale", 0.8), random_walk_kernel("scale", 1.5)):
         post = run_kernel(kernel, start, draws=200, warmup=200, thin=5, observations={"y": 0.02}, key=1)
-        agrees(post, "scale", *exact_scale())
+        assert_agrees(post, "scale", *exact_scale())
         assert mx.all(post["scale"] > 0).item()
 
 

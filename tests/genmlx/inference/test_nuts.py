@@ -11,8 +11,7 @@ import pytest
 from posteriors import (
     CONJUGATE_DATA,
     SCHOOLS,
-    agrees,
-    agrees_with_conjugates,
+    assert_agrees,
     conjugates,
     eight_schools,
     gaussian,
@@ -158,7 +157,7 @@ def test_chains_do_not_share_noise():
 @pytest.mark.slow
 def test_conjugate_posteriors():
     post = nuts(conjugates(), CONJUGATE_DATA, draws=60, warmup=60, chains=20, max_depth=5, key=1)
-    agrees_with_conjugates(post)
+    assert_agrees_with_conjugates(post)
     assert post.status == "complete" and post.execution == "replayed"
     assert 0.7 < mx.mean(post.stats["accept"]).item() < 0.95
 
@@ -264,7 +263,7 @@ def test_bounded_choices_move_in_an_unconstrained_space():
     grid = np.exp(np.linspace(-12, 2, 20001))
     density = 5 * np.exp(-5 * grid) * np.exp(-0.5 * (0.02 / grid) ** 2) / grid * grid
     mean = (density * grid).sum() / density.sum()
-    agrees(post, "scale", mean, math.sqrt((density * grid**2).sum() / density.sum() - mean**2))
+    assert_agrees(post, "scale", mean, math.sqrt((density * grid**2).sum() / density.sum() - mean**2))
     assert mx.all(post["scale"] > 0).item()
 
 

@@ -13,7 +13,7 @@ from state_spaces import (
     PRIOR,
     SEEN,
     SHOWS,
-    evidence_is,
+    assert_evidence_is,
     forward,
     hidden,
     kalman,
@@ -308,7 +308,7 @@ def test_the_evidence_is_unbiased_when_particles_come_and_go():
         pf = pf.replicate(2).coalesce().resize(40, 4 * seed + 2, "stratified")
         return pf.step(*HMM[3], key=4 * seed + 3).log_ml.item()
 
-    evidence_is(HMM_LOG_ML, sized)
+    assert_evidence_is(HMM_LOG_ML, sized)
 
 
 def test_replicate():
@@ -548,7 +548,7 @@ def test_moves_with_weights_leave_the_evidence_unbiased():
             pf = pf.step(*HMM[t], key=100 * seed + 20 + t)
         return pf.log_ml.item()
 
-    evidence_is(HMM_LOG_ML, moved, precision=0.12)
+    assert_evidence_is(HMM_LOG_ML, moved, precision=0.12)
 
 
 # other models
@@ -597,7 +597,9 @@ def test_a_translation_to_another_model():
 def test_the_evidence_of_the_model_that_was_translated_to():
     exact = stats.norm(1.0, math.sqrt(4 + 1.5**2)).logpdf(1.5)
     translator = GeneralTranslator(doubled(), {"y": 1.5}, transform=halve, old_observations={(0, "y"): 1.0})
-    evidence_is(exact, lambda seed: begun(400, seed, 1.0).translate(translator, key=seed).log_ml.item(), precision=0.2)
+    assert_evidence_is(
+        exact, lambda seed: begun(400, seed, 1.0).translate(translator, key=seed).log_ml.item(), precision=0.2
+    )
 
 
 def test_what_a_translator_observes_is_observed_from_then_on():

@@ -217,7 +217,10 @@ def test_chains_can_be_resumed_and_are_the_same_for_a_key(tmp_path):
     again = particle_gibbs(steps, "scale", draws=12, warmup=2, particles=4, chains=2, key=7)
     assert mx.array_equal(whole["scale"], again["scale"]).item()
     path = tmp_path / "run"
-    stop = lambda progress: "enough" if progress.phase == "sampling" and progress.done >= 5 else None  # noqa: E731
+
+    def stop(progress):
+        return "enough" if progress.phase == "sampling" and progress.done >= 5 else None
+
     options = {"draws": 12, "warmup": 2, "particles": 4, "chains": 2, "key": 7, "checkpoint": path}
     part = particle_gibbs(steps, "scale", progress=stop, **options)
     assert part.status == "enough" and part.draws < 12

@@ -19,7 +19,7 @@ from state_spaces import (
     SEEN,
     SERIES,
     SHOWS,
-    evidence_is,
+    assert_evidence_is,
     forward,
     kalman,
     logs,
@@ -126,7 +126,7 @@ def test_the_evidence_is_unbiased(scheme, threshold, how):
             assert result.history.resampled.tolist() == [threshold == 1.0] * 3 + [False]
         return result.log_ml.item()
 
-    evidence_is(HMM_LOG_ML, run)
+    assert_evidence_is(HMM_LOG_ML, run)
 
 
 def test_the_best_proposal_leaves_weights_that_do_not_depend_on_the_new_state():
@@ -163,7 +163,7 @@ def test_a_proposal_that_misses_a_part_of_the_support_gives_the_evidence_of_the_
         )
 
     reached = sum(joint((first, *rest)) for first in range(3) for rest in itertools.product(range(2), repeat=3))
-    evidence_is(math.log(reached), lambda seed: smc(HMM, 50, proposal=narrow, key=seed).log_ml.item())
+    assert_evidence_is(math.log(reached), lambda seed: smc(HMM, 50, proposal=narrow, key=seed).log_ml.item())
     assert math.log(reached) < HMM_LOG_ML - 0.3
 
 
@@ -210,7 +210,10 @@ def test_kalman(how, threshold):
     ys, proposal, steps = [1.0, 2.0], None, walks([1.0, 2.0])
     if how == "proposal":
         steps = [(*steps[0], kalman_guess(0, 0.0, 1.0)), steps[1]]
-        proposal = lambda tr: kalman_guess(1, tr.retval[-1], 2.0)  # noqa: E731
+
+        def proposal(tr):
+            return kalman_guess(1, tr.retval[-1], 2.0)
+
     exact, log_ml = kalman(ys)
     assert exact == [pytest.approx((0.5, 0.5)), pytest.approx((1.4, 0.6))] and log_ml == pytest.approx(-3.342596)
     found = []
@@ -309,7 +312,7 @@ GROWN = {
 @pytest.mark.parametrize("form", GROWN)
 def test_models_that_grow(form):
     steps, log_ml = GROWN[form]
-    evidence_is(log_ml, lambda seed: smc(steps, 300, 0.8, key=seed).log_ml.item(), runs=RUNS // 2)
+    assert_evidence_is(log_ml, lambda seed: smc(steps, 300, 0.8, key=seed).log_ml.item(), runs=RUNS // 2)
 
 
 @gen
@@ -539,7 +542,7 @@ def test_with_rejuvenation_it_has_its_posterior(name):
 def test_with_rejuvenation_the_evidence_stays_unbiased(name):
     exact = normal_log_ml(DATA[:8], 0.5)
     assert exact == pytest.approx(_by_updates(DATA[:8]))
-    evidence_is(exact, lambda seed: smc(IBIS[:8], 60, 0.6, rejuvenate=KERNELS[name], key=seed).log_ml.item())
+    assert_evidence_is(exact, lambda seed: smc(IBIS[:8], 60, 0.6, rejuvenate=KERNELS[name], key=seed).log_ml.item())
 
 
 def _by_updates(ys):
@@ -566,7 +569,7 @@ def test_a_tempered_path():
     assert np.allclose(np.array(weighed.log_weights), np.array(by_hand), atol=1e-4)
     exact = -0.5 * (math.log(2 * math.pi * 1.25) + 9 / 1.25)
     moved = repeat_kernel(3, random_walk_kernel("mu", 0.6))
-    evidence_is(exact, lambda seed: smc(path, 60, 1.0, rejuvenate=moved, key=seed).log_ml.item(), precision=0.12)
+    assert_evidence_is(exact, lambda seed: smc(path, 60, 1.0, rejuvenate=moved, key=seed).log_ml.item(), precision=0.12)
     result = smc(path, 5000, 1.0, rejuvenate=moved, key=13)
     assert result.mean("mu").item() == pytest.approx(2.4, abs=0.05)
     assert result.variance("mu").item() == pytest.approx(0.2, abs=0.03)
@@ -611,7 +614,7 @@ def test_strata_have_exact_weights():
 
 def test_the_evidence_with_strata_is_unbiased():
     strata = [{(0, "z"): 2}, {(0, "z"): 0}, {(0, "z"): 1}]
-    evidence_is(HMM_LOG_ML, lambda seed: smc(HMM, 25, strata=strata, key=seed).log_ml.item())
+    assert_evidence_is(HMM_LOG_ML, lambda seed: smc(HMM, 25, strata=strata, key=seed).log_ml.item())
 
 
 def test_strata_with_a_proposal_for_the_rest():
@@ -628,7 +631,7 @@ def test_strata_with_a_proposal_for_the_rest():
         *[math.log(p) - 0.5 * (math.log(2 * math.pi * 1.25) + (1.5 - m) ** 2 / 1.25) for p, m in ((0.7, 0), (0.3, 3))]
     )
     steps = [(model(), {"y": 1.5}, around())]
-    evidence_is(exact, lambda seed: smc(steps, 101, strata=[{"k": 0}, {"k": 1}], key=seed).log_ml.item())
+    assert_evidence_is(exact, lambda seed: smc(steps, 101, strata=[{"k": 0}, {"k": 1}], key=seed).log_ml.item())
 
 
 def test_strata_that_do_not_fit():
@@ -670,4 +673,4 @@ def test_a_filter_is_what_smc_is_a_loop_over():
             pf = pf.step(call, observations, key=keys.next())
         return pf.log_ml.item()
 
-    evidence_is(HMM_LOG_ML, run)
+    assert_evidence_is(HMM_LOG_ML, run)

@@ -108,7 +108,7 @@ def one_by_one(call, observations: dict, supports: dict) -> dict[tuple, float]:
     return found
 
 
-def agrees(result, table: dict, supports: dict) -> None:
+def assert_agrees(result, table: dict, supports: dict) -> None:
     """log ML, the marginals, means and variances, and the mode."""
     total = sum(table.values())
     assert result.log_ml.item() == pytest.approx(math.log(total), abs=3e-6)
@@ -243,7 +243,7 @@ def test_against_every_combination(name):
     result = enumerate_posterior(call, observations, key=0)
     assert {a if len(a) > 1 else a[0] for a in result.addresses()} == set(supports)
     table = one_by_one(call, observations, supports)
-    agrees(result, table, supports)
+    assert_agrees(result, table, supports)
     for seed in (1, 2, 3):  # whatever was drawn to find the choices
         again = enumerate_posterior(call, observations, key=seed)
         assert again.log_ml.item() == pytest.approx(result.log_ml.item(), abs=1e-6)
