@@ -12,6 +12,7 @@ from posteriors import (
     CONJUGATE_DATA,
     SCHOOLS,
     assert_agrees,
+    assert_agrees_with_conjugates,
     conjugates,
     eight_schools,
     gaussian,
