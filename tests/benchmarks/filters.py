@@ -228,6 +228,7 @@ def small() -> dict:
     import gc
 
     import mlx.core as mx
+    from timing import milliseconds
 
     from genmlx import smc
 
@@ -241,17 +242,10 @@ def small() -> dict:
                 weight = weight + more
             mx.eval(weight, tr.score)
 
-    def best(f: Any, times: int) -> float:
-        found = []
-        for _ in range(times):
-            start = time.perf_counter()
-            f()
-            found.append(time.perf_counter() - start)
-        return min(found)
-
-    batched, single = best(lambda: smc(given, particles=50, ess_threshold=0.0), 10), best(one_by_one, 3)
-    lines = [f"50 particles, 5 steps: batched {batched * 1e3:.1f} ms, one by one {single * 1e3:.0f} ms: "
-             f"{single / batched:.0f} times"]  # fmt: skip
+    batched = milliseconds(lambda: smc(given, particles=50, ess_threshold=0.0), repeats=1, best_of=10)
+    single = milliseconds(one_by_one, repeats=1, best_of=3)
+    ratio = single / batched
+    lines = [f"50 particles, 5 steps: batched {batched:.1f} ms, one by one {single:.0f} ms: {ratio:.0f} times"]
     for steps in (50, 200, 800):
         result: Any = smc(genmlx_steps("walk", data("walk", steps)), particles=1000, key=0)
         held = mx.get_active_memory()

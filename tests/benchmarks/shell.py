@@ -18,6 +18,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from timing import milliseconds
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 LINE = "nuts line(xs[:3], name='a | b') | given y=ys, z[3]=f(2) -n 1000 -c 4 --until 'rhat<1.01, ess>400' -o post"
@@ -60,7 +62,7 @@ def parsing() -> None:
     from magics.grammar import Line
     from magics.specs import INFER
 
-    print(f"parsing a line of %infer: {best(lambda: Line(INFER, LINE), 200) * 1e6:.0f} us")
+    print(f"parsing a line of %infer: {milliseconds(lambda: Line(INFER, LINE), 1, 200) * 1e3:.0f} us")
 
 
 def painting() -> None:
@@ -97,16 +99,8 @@ def reloading(folder: Path) -> None:
             ip.run_cell(f"import watched_{i}")
         ip.run_cell("pass")
     reloader = ip._genmlx_session.reloader
-    print(f"check of {len(reloader.sources)} watched files before a cell: {best(reloader.check, 200) * 1e3:.2f} ms")
-
-
-def best(f: Any, times: int) -> float:
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        f()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    spent = milliseconds(reloader.check, 1, 200)
+    print(f"check of {len(reloader.sources)} watched files before a cell: {spent:.2f} ms")
 
 
 if __name__ == "__main__":
