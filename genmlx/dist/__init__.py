@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genmlx.dist.bernoulli import bernoulli as bernoulli
+    from genmlx.dist.bernoulli import bernoulli_logits as bernoulli_logits
     from genmlx.dist.bernoulli import flip as flip
     from genmlx.dist.beta import beta as beta
     from genmlx.dist.beta_binomial import beta_binomial as beta_binomial
@@ -67,6 +68,7 @@ _ELSEWHERE = {
     "Distribution": "distribution",
     "dist_transform": "transformed",
     "distribution": "custom",
+    "bernoulli_logits": "bernoulli",
     "flip": "bernoulli",
     "gaussian": "normal",
 }

@@ -8,6 +8,7 @@ import pytest
 from scipy import special, stats
 
 from genmlx import random
+from genmlx.dist.bernoulli import bernoulli, bernoulli_logits
 from genmlx.dist.beta_binomial import beta_binomial
 from genmlx.dist.binomial import binomial
 from genmlx.dist.categorical import categorical
@@ -52,6 +53,7 @@ THOUSAND = np.random.default_rng(0).normal(0, 2, 1000).astype(np.float32)
 # family, what scipy calls it, parameters
 CASES = [
     *[(poisson, stats.poisson, (rate,)) for rate in (0.0, 1e-3, 0.7, 9.99, 10.0, 87.0, 1e4, 1e6)],
+    *[(bernoulli_logits, lambda l: stats.bernoulli(special.expit(l)), (logit,)) for logit in (-30.0, -2.0, 0.0, 1.3)],
     *[(geometric, lambda p: stats.geom(p, loc=-1), (p,)) for p in (1.0, 0.999, 0.3, 1e-3, 1e-6)],
     *[
         (binomial, stats.binom, (n, p))
@@ -434,3 +436,18 @@ def test_mlx_still_gets_and_of_an_unbatched_array_wrong_under_vmap():
     unbatched, lanes = mx.array([True, True, True]), mx.array([[True, False, True], [False, True, False]])
     assert mx.vmap(lambda lane: unbatched & lane)(lanes).shape == (1, 3)  # not (2, 3)
     assert mx.vmap(lambda lane: mx.logical_and(unbatched, lane))(lanes).shape == (2, 3)
+
+
+def test_a_logit_keeps_the_digits_that_its_probability_has_not():
+    """exp(-40) rounds away beside 1; both tails, their gradient sigmoid(-l), and what is wrong with the call."""
+    for logit in (-40.0, 40.0, 100.0):
+        want = {1: -np.log1p(np.exp(-logit)), 0: -logit - np.log1p(np.exp(-logit))}
+        for x, log_prob in want.items():
+            assert bernoulli(logits=logit).log_prob(x).item() == pytest.approx(log_prob, rel=1e-6)
+    slope = mx.grad(lambda l: mx.sum(bernoulli(logits=l).log_prob(mx.array([1, 1, 0]))))(mx.array([40.0, -40.0, 40.0]))
+    assert np.allclose(np.array(slope), [special.expit(-40), 1.0, -1.0], rtol=1e-5)
+    assert bernoulli(logits=0.0).log_prob(2).item() == -math.inf
+    with pytest.raises(ParameterError, match="logits.*nan"):
+        bernoulli(logits=math.nan).log_prob(1)
+    with pytest.raises(TypeError):
+        bernoulli(0.5, logits=0.0).log_prob(1)
