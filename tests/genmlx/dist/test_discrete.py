@@ -53,7 +53,7 @@ THOUSAND = np.random.default_rng(0).normal(0, 2, 1000).astype(np.float32)
 # family, what scipy calls it, parameters
 CASES = [
     *[(poisson, stats.poisson, (rate,)) for rate in (0.0, 1e-3, 0.7, 9.99, 10.0, 87.0, 1e4, 1e6)],
-    *[(bernoulli_logits, lambda l: stats.bernoulli(special.expit(l)), (logit,)) for logit in (-30.0, -2.0, 0.0, 1.3)],
+    *[(bernoulli_logits, lambda x: stats.bernoulli(special.expit(x)), (logit,)) for logit in (-30.0, -2.0, 0.0, 1.3)],
     *[(geometric, lambda p: stats.geom(p, loc=-1), (p,)) for p in (1.0, 0.999, 0.3, 1e-3, 1e-6)],
     *[
         (binomial, stats.binom, (n, p))
@@ -444,7 +444,7 @@ def test_a_logit_keeps_the_digits_that_its_probability_has_not():
         want = {1: -np.log1p(np.exp(-logit)), 0: -logit - np.log1p(np.exp(-logit))}
         for x, log_prob in want.items():
             assert bernoulli(logits=logit).log_prob(x).item() == pytest.approx(log_prob, rel=1e-6)
-    slope = mx.grad(lambda l: mx.sum(bernoulli(logits=l).log_prob(mx.array([1, 1, 0]))))(mx.array([40.0, -40.0, 40.0]))
+    slope = mx.grad(lambda x: mx.sum(bernoulli(logits=x).log_prob(mx.array([1, 1, 0]))))(mx.array([40.0, -40.0, 40.0]))
     assert np.allclose(np.array(slope), [special.expit(-40), 1.0, -1.0], rtol=1e-5)
     assert bernoulli(logits=0.0).log_prob(2).item() == -math.inf
     with pytest.raises(ParameterError, match="logits.*nan"):

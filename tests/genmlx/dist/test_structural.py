@@ -45,6 +45,11 @@ DRAWS = 20000
 RNG = np.random.default_rng(20)
 
 
+def label(value: Any) -> str:
+    """What a parameter is called in a test's name: the same in every process."""
+    return repr(value).split(" at 0x")[0][:50]
+
+
 def f32(x: Any) -> np.ndarray:
     return np.asarray(x, dtype=np.float32).astype(np.float64)
 
@@ -419,7 +424,7 @@ BIJECTORS = [
 ]
 
 
-@pytest.mark.parametrize(("bijector", "function", "derivative", "points"), BIJECTORS, ids=lambda v: repr(v).split(" at 0x")[0][:24])
+@pytest.mark.parametrize(("bijector", "function", "derivative", "points"), BIJECTORS, ids=label)
 def test_bijector(bijector, function, derivative, points):
     """Catches a Jacobian of the wrong sign or of the inverse, and one that overflows in the tails."""
     x = f32(points)
@@ -498,7 +503,7 @@ TRANSFORMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("d", "log_density", "points"), TRANSFORMED, ids=lambda v: repr(v).split(" at 0x")[0][:50])
+@pytest.mark.parametrize(("d", "log_density", "points"), TRANSFORMED, ids=label)
 def test_transformed(d, log_density, points):
     """Catches a wrong Jacobian for any of the bijectors, and draws that their own density calls impossible."""
     x = f32(points)
@@ -629,7 +634,7 @@ def mass_of(oracle: Any, lo: float, hi: float) -> float:
     return oracle.sf(lo) - oracle.sf(hi) if upper else oracle.cdf(hi) - oracle.cdf(lo)
 
 
-@pytest.mark.parametrize(("family", "params", "oracle", "bounds"), TRUNCATED, ids=lambda v: repr(v).split(" at 0x")[0][:24])
+@pytest.mark.parametrize(("family", "params", "oracle", "bounds"), TRUNCATED, ids=label)
 def test_truncated(family, params, oracle, bounds):
     """Catches a mass that cancels in a tail or a narrow interval, and draws that pile up at a bound."""
     lo, hi = (float(np.float32(b)) for b in bounds)
@@ -648,7 +653,7 @@ def test_truncated(family, params, oracle, bounds):
     assert d.log_prob(mx.array(outside)).tolist() == [-math.inf] * len(outside)
 
 
-@pytest.mark.parametrize(("family", "params", "_oracle", "bounds"), TRUNCATED, ids=lambda v: repr(v).split(" at 0x")[0][:24])
+@pytest.mark.parametrize(("family", "params", "_oracle", "bounds"), TRUNCATED, ids=label)
 def test_truncated_gradients(family, params, _oracle, bounds):
     """Catches NaN gradients from an infinite bound, a mass treated as a constant, and draws with a wrong derivative.
 
