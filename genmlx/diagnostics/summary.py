@@ -20,6 +20,8 @@ from .standard_error import mcse
 
 LONGEST = 40  # rows that are printed in full; a longer table shows its ends
 ENDS = 15
+_LEAST = (("ess_tail",), ("mcse_mean",), ("q5", "q95"), ("sd",))
+"""What a narrow table does without, first what is missed least."""
 
 
 @dataclass(frozen=True)
@@ -197,21 +199,28 @@ class Summary:
         return [*self._trouble, *about_rows(list(self._rows.values()), self.chains)]
 
     def __repr__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """The table as it prints; with a `width`, without the columns for which there is no room, which it names."""
         if not self._rows:
             return "no rows"
         head, tail = self._shown()
-        cells = [("", *COLUMNS), *head, *tail]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
+        columns = list(zip(("", *COLUMNS), *head, *tail, strict=True))
+        left_out: list[str] = []
+        for names in _LEAST:
+            if width is not None and _width(columns) > width:
+                left_out += names
+                columns = [column for column in columns if column[0] not in names]
+        padded = [
+            [cell.rjust(most) if i else cell.ljust(most) for cell in column]
+            for i, (column, most) in enumerate(zip(columns, _widths(columns), strict=True))
         ]
+        lines = ["  ".join(row) for row in zip(*padded, strict=True)]
         if tail:
             lines.insert(1 + len(head), f"... {self._hidden():,} more rows")
-        return "\n".join([*lines, *self._notes()])
+        narrow = [f"no room for {', '.join(left_out)}"] if left_out else []
+        return "\n".join([*lines, *narrow, *self._notes()])
 
     def _repr_html_(self) -> str:
         head, tail = self._shown()
@@ -239,6 +248,14 @@ class Summary:
             *self.notes,
             *(f"! {line}" for line in self.warnings),
         ]
+
+
+def _widths(columns: list[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in columns]
+
+
+def _width(columns: list[tuple[str, ...]]) -> int:
+    return sum(_widths(columns)) + 2 * (len(columns) - 1)
 
 
 def _less_sure(row: Row, lost: float) -> Row:

@@ -22,3 +22,11 @@ def test_a_picture_of_a_run_is_painted_over_and_taken_away(narrow):
     narrow.wait(r"^_post: stopped by --time")
     narrow.wait(r"^gen\[3\]>")
     assert narrow.screen.count("line v1") == 2 and "sampling" not in narrow.screen  # what %%gen said, and the report
+
+
+def test_a_table_has_the_columns_that_there_is_room_for(narrow):
+    narrow.type("%%gen\rdef line(xs):\rslope ~ normal(0, 10)\ry ~ normal(slope * xs, 1)\r\r")
+    narrow.wait(r"^gen\[2\]>")
+    narrow.type("%infer mh line(mx.arange(5.0)) | given y=[2.1]*5 -n 1234\r")
+    narrow.wait(r"^no room for ess_tail, mcse_mean$")
+    narrow.wait(r"^ +mean +sd +q5 +q95 +ess_bulk +rhat$")

@@ -194,3 +194,17 @@ def test_errors_of_summarize():
     )
     with pytest.raises(ValueError, match=r"called y\[0\]"):
         summarize({"y": x[..., None], "y[0]": x})
+
+
+def test_a_narrow_table_leaves_columns_out_and_names_them():
+    """Each width keeps the name, the mean, the effective size and R-hat; 40 columns have no room for more."""
+    table = summarize({"slope": np.random.default_rng(0).normal(2, 0.1, size=(4, 1000))})
+    assert table.text(75) == repr(table) and "no room" not in repr(table)
+    rows = {}
+    for width in (72, 60, 50, 40, 10):
+        rows[width] = head, row, narrow, *_ = table.text(width).splitlines()
+        assert max(len(head), len(row)) <= max(width, 31) and narrow.startswith("no room for ess_tail")
+    assert rows[60][0].split() == ["mean", "sd", "q5", "q95", "ess_bulk", "rhat"]
+    assert rows[50][0].split() == ["mean", "sd", "ess_bulk", "rhat"]
+    assert rows[10][0].split() == ["mean", "ess_bulk", "rhat"]
+    assert rows[50][2] == "no room for ess_tail, mcse_mean, q5, q95"
