@@ -33,7 +33,7 @@ class Report:
             if hasattr(result, "draws")
             else f"n={result.n:,}"
             if hasattr(result, "log_weights")
-            else ""
+            else getattr(result, "family", "")
         )
         if is_filter(result):
             size += f" {counted(self.facts.steps, self.facts.unit)}"
@@ -55,6 +55,8 @@ class Report:
         elif is_filter(result):
             done = f"{self.facts.steps:,}{f' of {self.asked:,}' if self.asked else ''}"
             words += f" after {done} {self.facts.unit}{'' if done == '1' else 's'}"
+        elif hasattr(result, "log_ml_bound"):
+            words += f" after {len(result.history):,} steps"
         return words + "\n"
 
     def lines(self) -> list[str]:
@@ -62,6 +64,8 @@ class Report:
         seconds = getattr(self.result, "timing", {}).get("total")
         took = "" if seconds is None else f"{seconds:.2f} s"
         warnings = [f"! {line}" for line in troubles(self.result, self.facts)] if is_filter(self.result) else []
+        if getattr(self.result, "khat", 0.0) > 0.7 and hasattr(self.result, "log_ml_bound"):
+            warnings.append("! k-hat > 0.7: the guide misses a part of the posterior; see %diag")
         verdict = "   ".join(part for part in (self.verdict(), took) if part)
         if is_filter(self.result) and len(verdict) > _WIDTH:
             verdict = f"{self.verdict()}\n{took}" if took else verdict
@@ -82,6 +86,8 @@ class Report:
             floor = 100 * result.chains
             diverged = "   0 divergences" if "diverging" in result.stats else ""
             return f"ok: rhat <= 1.01, ess >= {floor}{diverged}" if len(table) else "no latent choices"
+        if hasattr(result, "log_ml_bound"):
+            return _of_guide(result)
         if hasattr(result, "covariance"):
             return f"log evidence {_number(result.log_ml)}"
         return f"log density {_number(result.score)}" if hasattr(result, "score") else ""
@@ -104,6 +110,8 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """Of a result that has no table of draws: a head, and for each address the value and its deviation."""
         result, deviation, rest = self.result, getattr(self.result, "std", None), 0
+        if hasattr(result, "log_ml_bound"):
+            return _rows_of_guide(result)
         if hasattr(result, "log_weights"):
             values, addresses, head = result.mean, result.addresses(), "mean"
             if is_filter(result):
@@ -124,7 +132,10 @@ class Report:
         return [*found, (f"... {more:,} more", *[""] * (len(found[0]) - 1))] if more > 0 else found
 
     def __str__(self) -> str:
-        body = str(self.table) if self.table is not None else columns(self.rows()) or repr(self.result)
+        from workbench.display import current_screen
+
+        table = self.table
+        body = columns(self.rows()) or repr(self.result) if table is None else table.text(current_screen().width)
         return _folded("\n".join([self.head(), body, *self.lines()]).rstrip())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -146,6 +157,28 @@ def _of_filter(pf: Any, found: Facts) -> list[str]:
         f"resampled {found.resampled:,} of {found.steps:,}",
         counted(found.ancestors[0], "ancestor"),
     ]
+
+
+def _of_guide(fit: Any) -> str:
+    bound = f"log evidence >= {fit.log_ml_bound:.6g}{standard_error(fit.log_ml_bound_error)}"
+    steps = f"{'' if fit.converged else 'not '}converged in {len(fit.history):,} steps"
+    return f"{bound}   k-hat {fit.khat:.2f}   {steps}"
+
+
+def _rows_of_guide(fit: Any) -> list[tuple[str, ...]]:
+    """A row for each number."""
+    import numpy as np
+
+    from workbench.elements import element_name
+
+    found, more = [("", "mean", "sd")], 0
+    for address in fit.addresses():
+        mean, std = np.asarray(fit.mean(address)), np.asarray(fit.std(address))
+        indices = list(np.ndindex(mean.shape))
+        room = max(0, _ROWS + 1 - len(found))
+        found += [(element_name(address, i), f"{mean[i]:.4g}", f"{std[i]:.4g}") for i in indices[:room]]
+        more += max(0, len(indices) - room)
+    return [*found, (f"... {more:,} more", "", "")] if more else found
 
 
 def _folded(text: str) -> str:
