@@ -62,6 +62,64 @@ if TYPE_CHECKING:
     from genmlx.dist.wrapped_normal import wrapped_normal as wrapped_normal
     from genmlx.dist.zero_inflated_poisson import zero_inflated_poisson as zero_inflated_poisson
 
+__all__ = [
+    "bernoulli",
+    "bernoulli_logits",
+    "flip",
+    "beta",
+    "beta_binomial",
+    "beta_uniform_mixture",
+    "binomial",
+    "broadcasted_normal",
+    "categorical",
+    "cauchy",
+    "chi2",
+    "circle",
+    "distribution",
+    "delta",
+    "dirichlet",
+    "dirichlet_multinomial",
+    "discrete_uniform",
+    "DistCall",
+    "Distribution",
+    "exponential",
+    "gamma",
+    "geometric",
+    "gumbel",
+    "half_cauchy",
+    "half_normal",
+    "iid",
+    "inv_gamma",
+    "inv_wishart",
+    "laplace",
+    "lkj_cholesky",
+    "log_normal",
+    "logistic",
+    "mixture",
+    "multinomial",
+    "multivariate_normal",
+    "neg_binomial",
+    "gaussian",
+    "normal",
+    "ordered_logistic",
+    "pareto",
+    "piecewise_uniform",
+    "poisson",
+    "product",
+    "student_t",
+    "dist_transform",
+    "transformed",
+    "truncated",
+    "truncated_normal",
+    "uniform",
+    "von_mises",
+    "weibull",
+    "wishart",
+    "wrapped_cauchy",
+    "wrapped_normal",
+    "zero_inflated_poisson",
+]
+
 # Where a name lives when it is not in the module of its own name.
 _ELSEWHERE = {
     "DistCall": "distribution",
@@ -90,9 +148,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from pkgutil import iter_modules
-
-    return sorted({module.name for module in iter_modules(__path__)} | _ELSEWHERE.keys())
+    return sorted(__all__)
 
 
 class _Families(ModuleType):

@@ -1,12 +1,14 @@
 """Discrete families against scipy: log probabilities, draws, gradients, edges, batches."""
 
 import math
+import pkgutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from scipy import special, stats
 
+import genmlx.dist
 from genmlx import random
 from genmlx.dist.bernoulli import bernoulli, bernoulli_logits
 from genmlx.dist.beta_binomial import beta_binomial
@@ -14,6 +16,7 @@ from genmlx.dist.binomial import binomial
 from genmlx.dist.categorical import categorical
 from genmlx.dist.dirichlet_multinomial import dirichlet_multinomial
 from genmlx.dist.discrete_uniform import discrete_uniform
+from genmlx.dist.distribution import Distribution
 from genmlx.dist.geometric import geometric
 from genmlx.dist.multinomial import multinomial
 from genmlx.dist.neg_binomial import neg_binomial
@@ -451,3 +454,11 @@ def test_a_logit_keeps_the_digits_that_its_probability_has_not():
         bernoulli(logits=math.nan).log_prob(1)
     with pytest.raises(TypeError):
         bernoulli(0.5, logits=0.0).log_prob(1)
+
+
+def test_a_star_import_brings_every_family():
+    names = {}
+    exec("from genmlx.dist import *", names)
+    families = {module.name for module in pkgutil.iter_modules(genmlx.dist.__path__)}
+    missing = {name for name in families if isinstance(getattr(genmlx.dist, name), Distribution)} - names.keys()
+    assert not missing and names["flip"] is bernoulli and names["iid"](bernoulli(0.5), 3).event_shape == (3,)
