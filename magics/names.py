@@ -29,9 +29,9 @@ def eager_names() -> dict[str, Any]:
 # The distributions that `from genmlx import *` leaves out.
 _MORE = frozenset(
     """
-    beta_binomial chi2 dirichlet_multinomial gumbel half_cauchy half_normal iid lkj_cholesky logistic multinomial
-    ordered_logistic pareto product transformed truncated von_mises weibull wrapped_cauchy wrapped_normal
-    zero_inflated_poisson
+    bernoulli_logits beta_binomial chi2 dirichlet_multinomial gumbel half_cauchy half_normal iid lkj_cholesky
+    logistic multinomial ordered_logistic pareto product transformed truncated von_mises weibull wrapped_cauchy
+    wrapped_normal zero_inflated_poisson
     """.split()
 )
 
