@@ -1,24 +1,25 @@
-"""NUTS beside NumPyro's: eight schools and a logistic regression at several numbers of chains; and a step, compiled.
+"""NUTS beside NumPyro's and nutpie's: five models at several numbers of chains; and a step of it on MLX.
 
-Run: python tests/benchmarks/samplers.py [--numpyro PYTHON] [--chains 1 4 100] [--draws 1000] [--cpu]
+Run: python tests/benchmarks/samplers.py [--numpyro PYTHON] [--nutpie PYTHON] [--models ...] [--chains 1 4 100] [--cpu]
 
-PYTHON is an interpreter that has numpyro; without it this one is asked, and if it has none NumPyro is left out. Each
-row is a process of its own. "import", "first run" (from the model to the draws as numpy arrays, tracing and
-compilation included) and "second run" (the same with another key) are seconds. ESS is the smallest bulk effective
-sample size of all parameters in the second run, by ``genmlx.diagnostics`` for both, and ESS/s that over the second
-run; "leapfrogs" are steps for each draw. Both have their defaults: target acceptance 0.8, trees to depth 10, a diagonal
-mass matrix, float32. NumPyro draws its chains "vectorized"; on a CPU also "parallel" with a device for each chain, if
-they are 2 to 16; XLA may use every core. Its second run finds what the first compiled in a JAX compilation cache:
-``MCMC.run`` (0.22) traces its loop anew each time, and without the cache would compile it anew too. The posterior means
-of the two must agree within Monte Carlo error, or the script fails.
+PYTHON is an interpreter that has numpyro, or nutpie and pymc; a side without one is left out. Each row is a process of
+its own. "process" is from its start to the summary of its first run, Python's own start included; "first run" is from
+the model to the draws as numpy arrays, tracing and compilation included, and "second run" the same with another key,
+all in seconds. ESS is the smallest bulk effective sample size of all parameters in the second run, by
+``genmlx.diagnostics`` for all, and ESS/s that over the second run; "leapfrogs" are steps for each draw. All have their
+defaults: target acceptance 0.8, trees to depth 10, a diagonal mass matrix; float32 but for nutpie, which has float64.
+"genmlx" is machine code, on a CPU, and "genmlx mlx" the same sampler as MLX graphs. Compiled code is kept in a cache,
+which is empty here at first. NumPyro draws its chains "vectorized"; on a CPU also "parallel" with a device for each chain, if they are 2 to
+16; XLA may use every core. Its second run finds what the first compiled in a JAX compilation cache: ``MCMC.run`` (0.22)
+traces its loop anew each time, and without the cache would compile it anew too. nutpie compiles once, for both runs.
+The posterior means must agree with those of genmlx within Monte Carlo error, or the script fails.
 
-A last table is a step of all chains, best of 20: by Python, replayed as a recorded graph (which is what ``nuts``
-does), and through ``mx.compile``, beside what its compilation takes. MLX keeps compiled kernels in files, and uses them
-again for other numbers of chains; here it begins with none for each model.
+``--steps`` adds a table of a step of all chains on MLX, best of 20: by Python, replayed as a recorded graph, and
+through ``mx.compile``, beside what its compilation takes.
 """
 
 # pyright: reportMissingImports=false
-# jax and numpyro belong to the other interpreter.
+# jax, numpyro and nutpie belong to other interpreters.
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-MODELS = ("schools", "logistic")
+from sampled_models import MODELS, of_genmlx, of_numpyro, of_pymc
+
 ON_CPU = "SAMPLERS_ON_CPU"
 ERRORS = 5.0
 """So many Monte Carlo errors may two means lie apart: 1 in 1.7 million if they are of the same posterior."""
@@ -41,11 +43,14 @@ ERRORS = 5.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--chains", nargs="+", type=int, default=[1, 4, 100])
+    parser.add_argument("--chains", nargs="+", type=int, default=[4])
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--warmup", type=int, default=1000)
-    parser.add_argument("--numpyro", metavar="PYTHON", default=sys.executable, help="an interpreter with numpyro")
-    parser.add_argument("--cpu", action="store_true", help="both on the CPU, where there is a GPU too")
+    parser.add_argument("--numpyro", metavar="PYTHON", help="an interpreter with numpyro")
+    parser.add_argument("--nutpie", metavar="PYTHON", help="an interpreter with nutpie and pymc")
+    parser.add_argument("--mlx", action="store_true", help="our sampler without machine code too")
+    parser.add_argument("--cpu", action="store_true", help="all on the CPU, where there is a GPU too")
+    parser.add_argument("--steps", action="store_true", help="the table of steps on MLX")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -54,31 +59,39 @@ def main() -> None:
         return
     if options.cpu:
         os.environ |= {ON_CPU: "yes", "JAX_PLATFORMS": "cpu"}
-    theirs, missing = numpyro_device(options.numpyro)
-    print(f"genmlx on {mlx_device()}, NumPyro {theirs or f'left out ({options.numpyro}: {missing})'}")
+    theirs, missing = device_of(options.numpyro, NUMPYRO)
+    nutpie, lacking = device_of(options.nutpie, NUTPIE)
+    print(f"genmlx on {mlx_device()}")
+    print(f"NumPyro {theirs or f'left out: {missing}'}")
+    print(f"nutpie {nutpie or f'left out: {lacking}'}")
     print(f"NUTS, {options.warmup:,} warm-up and {options.draws:,} draws of each chain\n")
-    print(f"{'':9}{'chains':>7}  {'':20}{'import':>8}{'first run':>11}{'second run':>11}", end="")
+    print(f"{'':9}{'chains':>7}  {'':20}{'process':>8}{'first run':>11}{'second run':>12}", end="")
     print(f"{'ESS':>10}{'ESS/s':>9}{'leapfrogs':>11}{'divergent':>11}{'R-hat':>8}")
     apart = {}
-    for model in options.models:
-        for chains in options.chains:
-            sides = [("genmlx", sys.executable)]
-            if theirs:
-                sides += [(f"numpyro {how}", options.numpyro) for how in chain_methods(chains, theirs)]
-            means = {}
-            for side, python in sides:
-                wanted = {"model": model, "chains": chains, "draws": options.draws, "warmup": options.warmup}
-                means[side] = show(side, python, wanted)
-            for side in list(means)[1:]:
-                apart[model, chains, side] = difference(means["genmlx"], means[side])
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["GENMLX_CACHE"] = cache
+        for model in options.models:
+            for chains in options.chains:
+                sides = [("genmlx", sys.executable), *([("genmlx mlx", sys.executable)] if options.mlx else [])]
+                if theirs:
+                    sides += [(f"numpyro {how}", options.numpyro) for how in chain_methods(chains, theirs)]
+                if nutpie:
+                    sides.append(("nutpie", options.nutpie))
+                means = {}
+                for side, python in sides:
+                    wanted = {"model": model, "chains": chains, "draws": options.draws, "warmup": options.warmup}
+                    means[side] = show(side, python, wanted)
+                for side in list(means)[1:]:
+                    apart[model, chains, side] = difference(means["genmlx"], means[side])
     print()
     for (model, chains, side), errors in apart.items():
         print(f"{model}, {chains} chains: the means of genmlx and {side} lie {errors:.1f} Monte Carlo errors apart")
-    print(f"\n{'one step':9}{'chains':>7}  {'Python':>12}{'replayed':>12}{'compiled':>12}{'compilation':>14}")
-    sys.stdout.flush()
-    for model in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            in_child(sys.executable, {"model": model, "numbers": options.chains}, {**os.environ, "TMPDIR": folder})
+    if options.steps:
+        print(f"\n{'one step':9}{'chains':>7}  {'Python':>12}{'replayed':>12}{'compiled':>12}{'compilation':>14}")
+        sys.stdout.flush()
+        for model in options.models:
+            with tempfile.TemporaryDirectory() as folder:
+                in_child(sys.executable, {"model": model, "numbers": options.chains}, {**os.environ, "TMPDIR": folder})
     if not all(errors <= ERRORS for errors in apart.values()):
         sys.exit(f"FAILED: means more than {ERRORS} Monte Carlo errors apart: not the same posterior")
 
@@ -99,14 +112,20 @@ def mlx_device() -> str:
     return f"{mx.default_device().type.name} (MLX {version('mlx')})"
 
 
-def numpyro_device(python: str) -> tuple[str | None, str]:
-    """What NumPyro runs on under an interpreter; or None, and why it does not."""
-    code = "import jax, numpyro; print(jax.devices()[0].platform, numpyro.__version__, jax.__version__)"
+NUMPYRO = (
+    "import jax, numpyro; d = jax.devices()[0].platform; print(f'{numpyro.__version__} on {d} (JAX {jax.__version__})')"
+)
+NUTPIE = "import nutpie, pymc; print(f'{nutpie.__version__} (PyMC {pymc.__version__})')"
+
+
+def device_of(python: str | None, code: str) -> tuple[str | None, str]:
+    """What a peer is, and runs on, under an interpreter; or None, and why it does not."""
+    if python is None:
+        return None, "no interpreter was named"
     run = subprocess.run([python, "-c", code], capture_output=True, text=True)
     if run.returncode:
         return None, run.stderr.strip().splitlines()[-1]
-    platform, version, jax = run.stdout.split()
-    return f"{version} on {platform} (JAX {jax})", ""
+    return run.stdout.strip(), ""
 
 
 def chain_methods(chains: int, device: str) -> list[str]:
@@ -120,15 +139,15 @@ def show(side: str, python: str, wanted: dict) -> tuple:
     from genmlx.diagnostics import ess, mcse, rhat
 
     with tempfile.TemporaryDirectory() as folder:
-        in_child(python, {"side": side, "folder": folder, **wanted})
+        in_child(python, {"side": side, "folder": folder, "begun": time.time(), **wanted})
         times = json.loads((Path(folder) / "times.json").read_text())
         with np.load(Path(folder) / "draws.npz") as draws:
             found = dict(draws)
     steps, divergent = found.pop("n_leapfrog"), found.pop("diverging")
     least = min(float(np.min(ess(x))) for x in found.values())
     worst = max(float(np.max(rhat(x))) for x in found.values())
-    print(f"{wanted['model']:9}{wanted['chains']:>7,}  {side:20}{times['import']:>8.2f}{times['first']:>11.2f}", end="")
-    print(f"{times['second']:>11.2f}{least:>10,.0f}{least / times['second']:>9,.0f}{steps.mean():>11.1f}", end="")
+    print(f"{wanted['model']:9}{wanted['chains']:>7,}  {side:20}{times['process']:>8.2f}", end="")
+    print(f"{times['first']:>11.3f}{times['second']:>12.3f}{least:>10,.0f}{least / times['second']:>9,.0f}{steps.mean():>11.1f}", end="")
     print(f"{divergent.sum():>11,}{worst:>8.3f}", flush=True)
     return {a: x.mean(axis=(0, 1), dtype=float) for a, x in found.items()}, {a: mcse(x) for a, x in found.items()}
 
@@ -150,26 +169,25 @@ def in_child(python: str, wanted: dict, environment: dict | None = None) -> None
     subprocess.run([python, __file__, "--child", json.dumps(wanted)], check=True, env=environment)
 
 
-def measure(side: str, folder: str, model: str, chains: int, draws: int, warmup: int) -> None:
-    start = time.perf_counter()
-    prepare = prepare_genmlx if side == "genmlx" else prepare_numpyro
-    build = prepare(*side.split()[1:], folder=folder, chains=chains)
-    imported = time.perf_counter()
-
+def measure(side: str, folder: str, model: str, chains: int, draws: int, warmup: int, begun: float) -> None:
     import numpy as np
 
+    name, *how = side.split()
+    build = PREPARED[name](*how, folder=folder, chains=chains)
     begin = time.perf_counter()
-    run = build(model, chains, draws, warmup)
+    run, summary = build(model, chains, draws, warmup)
     run(1)
     first = time.perf_counter()
+    summary()
+    process = time.time() - begun
+    start = time.perf_counter()
     found = run(2)
-    second = time.perf_counter()
-    times = {"import": imported - start, "first": first - begin, "second": second - first}
+    times = {"process": process, "first": first - begin, "second": time.perf_counter() - start}
     (Path(folder) / "times.json").write_text(json.dumps(times))
     np.savez(Path(folder) / "draws.npz", **found)
 
 
-def prepare_genmlx(**_: Any) -> Any:
+def prepare_genmlx(how: str = "", **_: Any) -> Any:
     from genmlx.inference import nuts
 
     choose_device()
@@ -178,44 +196,20 @@ def prepare_genmlx(**_: Any) -> Any:
         import mlx.core as mx
         import numpy as np
 
-        call, observations = genmlx_model(model)
+        call, observations = of_genmlx(model)
+        last: Any = None
 
         def run(seed: int) -> dict:
-            post = nuts(call, observations, draws=draws, warmup=warmup, chains=chains, key=mx.random.key(seed))
+            nonlocal last
+            settings = {"draws": draws, "warmup": warmup, "chains": chains, "native": False if how == "mlx" else None}
+            last = post = nuts(call, observations, key=mx.random.key(seed), **settings)
             found = {str(address[0]): post[address] for address in post.addresses()}
             found |= {name: post.stats[name] for name in ("n_leapfrog", "diverging")}
             return {name: np.array(value) for name, value in found.items()}
 
-        return run
+        return run, lambda: repr(last.summary())
 
     return build
-
-
-def genmlx_model(model: str) -> Any:
-    import mlx.core as mx
-
-    from genmlx import flip, gen, normal, trace
-    from genmlx.dist import half_cauchy
-
-    if model == "schools":
-        effects, errors = (mx.array(x) for x in schools())
-
-        @gen
-        def eight_schools():
-            mu, tau = trace("mu", normal(0, 5)), trace("tau", half_cauchy(5.0))
-            z = trace("z", normal(mx.zeros(8), 1.0))
-            trace("y", normal(mu + tau * z, errors))
-
-        return eight_schools(), {"y": effects}
-
-    rows, labels = (mx.array(x) for x in regression())
-
-    @gen
-    def logistic(rows):
-        weights = trace("weights", normal(mx.zeros(20), 1.0))
-        trace("y", flip(mx.sigmoid(rows @ weights + trace("intercept", normal(0, 1)))))
-
-    return logistic(rows), {"y": labels}
 
 
 def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
@@ -224,7 +218,6 @@ def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
     if how == "parallel":
         numpyro.set_host_device_count(chains)
     import jax
-    import numpyro.distributions as dist
     from numpyro.infer import MCMC, NUTS
 
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -232,26 +225,10 @@ def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
     def build(model: str, chains: int, draws: int, warmup: int) -> Any:
-        import jax.numpy as jnp
         import numpy as np
 
-        if model == "schools":
-            effects, errors = (jnp.array(x) for x in schools())
-
-            def program():
-                mu, tau = numpyro.sample("mu", dist.Normal(0, 5)), numpyro.sample("tau", dist.HalfCauchy(5.0))
-                z = numpyro.sample("z", dist.Normal(jnp.zeros(8), 1.0))
-                numpyro.sample("y", dist.Normal(mu + tau * z, errors), obs=effects)
-        else:
-            rows, labels = (jnp.array(x) for x in regression())
-
-            def program():
-                weights = numpyro.sample("weights", dist.Normal(jnp.zeros(20), 1.0))
-                logits = rows @ weights + numpyro.sample("intercept", dist.Normal(0, 1))
-                numpyro.sample("y", dist.Bernoulli(logits=logits), obs=labels)
-
         settings = {"num_warmup": warmup, "num_samples": draws, "num_chains": chains, "progress_bar": False}
-        mcmc = MCMC(NUTS(program), chain_method=how, **settings)
+        mcmc = MCMC(NUTS(of_numpyro(model)), chain_method=how, **settings)
 
         def run(seed: int) -> dict:
             mcmc.run(jax.random.key(seed), extra_fields=("num_steps", "diverging"))
@@ -259,28 +236,40 @@ def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
             found = {**mcmc.get_samples(group_by_chain=True), "diverging": stats["diverging"]}
             return {name: np.asarray(value) for name, value in {**found, "n_leapfrog": stats["num_steps"]}.items()}
 
-        return run
+        return run, mcmc.print_summary
 
     return build
 
 
-def schools() -> Any:
-    """Rubin (1981): estimated effects and their standard errors."""
-    import numpy as np
+def prepare_nutpie(**_: Any) -> Any:
+    import nutpie
 
-    effects, errors = [28, 8, -3, 7, -1, 1, 18, 12], [15, 10, 16, 11, 9, 11, 10, 18]
-    return np.array(effects, dtype=np.float32), np.array(errors, dtype=np.float32)
+    def build(model: str, chains: int, draws: int, warmup: int) -> Any:
+        import numpy as np
+
+        compiled = nutpie.compile_pymc_model(of_pymc(model))
+        last: Any = None
+
+        def run(seed: int) -> dict:
+            nonlocal last
+            settings = {"draws": draws, "tune": warmup, "chains": chains, "seed": seed, "progress_bar": False}
+            last = nutpie.sample(compiled, **settings)
+            names = [name for name in last.posterior.data_vars if not name.endswith("__")]
+            found = {name: np.asarray(last.posterior[name]) for name in names}
+            stats = {"n_leapfrog": last.sample_stats["n_steps"], "diverging": last.sample_stats["diverging"]}
+            return found | {name: np.asarray(value) for name, value in stats.items()}
+
+        def summary() -> None:
+            import arviz
+
+            arviz.summary(last)
+
+        return run, summary
+
+    return build
 
 
-def regression() -> Any:
-    """1,000 rows of 20 features, and labels drawn from the model (of numpy's frozen generator: alike everywhere)."""
-    import numpy as np
-
-    rng = np.random.RandomState(0)
-    rows, weights = rng.normal(size=(1000, 20)), rng.normal(size=20)
-    labels = rng.uniform(size=1000) < 1 / (1 + np.exp(-(rows @ weights)))
-    return rows.astype(np.float32), labels.astype(np.int32)
-
+PREPARED = {"genmlx": prepare_genmlx, "numpyro": prepare_numpyro, "nutpie": prepare_nutpie}
 
 # a step
 
@@ -297,7 +286,7 @@ def steps(model: str, numbers: list[int]) -> None:
     from genmlx.inference.nuts import sampler
 
     choose_device()
-    density = LogDensity(*genmlx_model(model))
+    density = LogDensity(*of_genmlx(model))
     nuts = sampler(density.value_and_grad)
     for chains in numbers:
         point = evaluate(density.value_and_grad, density.initial(mx.random.key(0), chains))
