@@ -9,9 +9,11 @@ all in seconds. ESS is the smallest bulk effective sample size of all parameters
 ``genmlx.diagnostics`` for all, and ESS/s that over the second run; "leapfrogs" are steps for each draw. All have their
 defaults: target acceptance 0.8, trees to depth 10, a diagonal mass matrix; float32 but for nutpie, which has float64.
 "genmlx" is machine code, on a CPU, and "genmlx mlx" the same sampler as MLX graphs. Compiled code is kept in a cache,
-which is empty here at first. NumPyro draws its chains "vectorized"; on a CPU also "parallel" with a device for each chain, if they are 2 to
-16; XLA may use every core. Its second run finds what the first compiled in a JAX compilation cache: ``MCMC.run`` (0.22)
-traces its loop anew each time, and without the cache would compile it anew too. nutpie compiles once, for both runs.
+which is empty here at first. NumPyro draws its chains "vectorized"; on a CPU also "parallel" with a device for each
+chain, if they are 2 to 16; XLA may use every core. Its second run finds what the first compiled in a JAX compilation
+cache: ``MCMC.run`` (0.22) traces its loop anew each time, and without the cache would compile it anew too. nutpie
+compiles once, for both runs.
+
 The posterior means must agree with those of genmlx within Monte Carlo error, or the script fails.
 
 ``--steps`` adds a table of a step of all chains on MLX, best of 20: by Python, replayed as a recorded graph, and
@@ -147,8 +149,8 @@ def show(side: str, python: str, wanted: dict) -> tuple:
     least = min(float(np.min(ess(x))) for x in found.values())
     worst = max(float(np.max(rhat(x))) for x in found.values())
     print(f"{wanted['model']:9}{wanted['chains']:>7,}  {side:20}{times['process']:>8.2f}", end="")
-    print(f"{times['first']:>11.3f}{times['second']:>12.3f}{least:>10,.0f}{least / times['second']:>9,.0f}{steps.mean():>11.1f}", end="")
-    print(f"{divergent.sum():>11,}{worst:>8.3f}", flush=True)
+    print(f"{times['first']:>11.3f}{times['second']:>12.3f}{least:>10,.0f}{least / times['second']:>9,.0f}", end="")
+    print(f"{steps.mean():>11.1f}{divergent.sum():>11,}{worst:>8.3f}", flush=True)
     return {a: x.mean(axis=(0, 1), dtype=float) for a, x in found.items()}, {a: mcse(x) for a, x in found.items()}
 
 
