@@ -31,7 +31,7 @@ from genmlx.errors import (
 from genmlx.gfi import Call, as_weight, gen_errors
 from genmlx.inference.carried import Carried, Carrying, khat, weights_error
 from genmlx.inference.chains import run_kernel
-from genmlx.inference.gradient_chains import Walk, _constrained
+from genmlx.inference.gradient_chains import _constrained, walk_of
 from genmlx.inference.kernels import Kernel, as_kernel, chain
 from genmlx.inference.leapfrog import metric
 from genmlx.inference.log_density import LogDensity
@@ -314,12 +314,12 @@ class Cloud:
         spread.add(start)
         streams = random.streams(key)
         with Loop("carry", progress) as loop:
-            walk = Walk(sampler(density.value_and_grad), density.value_and_grad, start)
+            walk = walk_of("nuts", density, sampler, start, settings={"max_depth": 10})
             # Near the best for a Gaussian of that many dimensions, where the old posterior has none to tell.
             size = step_size or density.dim**-0.25
             walk.tune(size, metric(spread.regularised(), density.dim))
             positions, stats = walk.run(loop, streams, draws=1, warmup=0, thin=steps, step_size=size)
-            values, log_joint = _constrained(density, positions)
+            values, log_joint = _constrained(density, positions, walk.joint)
         found = Posterior(
             values,
             stats=stats,

@@ -8,7 +8,6 @@ changes after each transition.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,9 +19,10 @@ from genmlx import random
 from genmlx.backend.recording import recorded
 from genmlx.errors import ParameterError
 from genmlx.gfi import Call, gen_errors
+from genmlx.inference.adaptive import Adaptive, Tuning
 from genmlx.inference.checkpoint import Checkpoint
 from genmlx.inference.draws import watched
-from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate, identity_metric
+from genmlx.inference.leapfrog import Point, ValueAndGrad, evaluate, identity_metric
 from genmlx.inference.live_rhat import WATCHED
 from genmlx.inference.loop import Loop
 from genmlx.inference.posterior import Posterior
@@ -30,7 +30,6 @@ from genmlx.inference.problem import checked_problem, positive_count
 from genmlx.inference.record import Record
 from genmlx.inference.replay import REPLAYED
 from genmlx.inference.walks import _fits
-from genmlx.inference.warmup import Warmup
 from genmlx.versions import pinned
 
 _NOISE, _UNPACKED = 16, 50_000  # steps whose noise is drawn at once; draws that are unpacked at once
@@ -43,13 +42,6 @@ class Noise(NamedTuple):
 
     normal: mx.array
     uniforms: tuple[mx.array, mx.array, mx.array]
-
-
-class Tuning(NamedTuple):
-    """What warm-up finds: ``step_size [n, 1]`` and the metric."""
-
-    step_size: mx.array
-    metric: Metric
 
 
 class Info(NamedTuple):
@@ -95,11 +87,12 @@ def run_gradient_chains(
     settings: Mapping[str, Any] | None = None,
     step_size: float | None = None,
     gradients: bool = True,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given.
 
     A sampler without ``gradients`` sees zeros for them. ``settings`` is what else the draws depend on: a ``checkpoint``
-    is resumed only where they are equal.
+    is resumed only where they are equal. ``native``: as machine code or not; by default where that can be.
     """
     from genmlx.inference.log_density import LogDensity
 
@@ -111,15 +104,17 @@ def run_gradient_chains(
     with pinned() as pins, gen_errors(call.gen_fn), Loop(algorithm, progress) as loop:
         density = LogDensity(call, observations)
         start = density.initial(streams.initialise, chains)
-        value_and_grad = density.value_and_grad if gradients else _flat_density(density.logp)
-        walk = Walk(make_sampler(value_and_grad), value_and_grad, start, dense)
+        walk = walk_of(
+            algorithm, density, make_sampler, start, dense=dense, settings=settings, gradients=gradients, native=native
+        )
         walk.watched = lambda positions: watched(_constrained(density, positions)[0], WATCHED)
         counts = {"draws": draws, "warmup": warmup, "thin": thin}
         if checkpoint is not None:
             own = {"chains": chains, "target_accept": target_accept, "dense": dense, **(settings or {})}
+            own["native"] = not isinstance(walk, Walk)
             loop.file = Checkpoint.of(checkpoint, algorithm, call, observations, key, **counts, **own)
         positions, stats = walk.run(loop, streams, **counts, target_accept=target_accept, step_size=step_size)
-        values, log_joint = _constrained(density, positions)
+        values, log_joint = _constrained(density, positions, walk.joint)
     result = Posterior(
         values,
         stats=stats,
@@ -135,17 +130,38 @@ def run_gradient_chains(
     return loop.deliver(result)
 
 
-class Walk:
-    """Chains of a sampler on a log density of unconstrained vectors, ``[n, dim]``."""
+def walk_of(
+    algorithm: str,
+    density: Any,
+    make_sampler: Callable[[ValueAndGrad], Sampler],
+    start: mx.array,
+    *,
+    dense: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    gradients: bool = True,
+    native: bool | None = None,
+) -> Adaptive:
+    """The chains of a sampler on a ``LogDensity``: machine code where that can be, else recorded MLX graphs."""
+    if native is not False:
+        from genmlx.native.density import native_walk
+
+        found = native_walk(algorithm, density, start, dense, settings or {}, gradients, required=native is True)
+        if found is not None:
+            return found
+    value_and_grad = density.value_and_grad if gradients else _flat_density(density.logp)
+    return Walk(make_sampler(value_and_grad), value_and_grad, start, dense)
+
+
+class Walk(Adaptive):
+    """Chains of a sampler on a log density of unconstrained vectors, ``[n, dim]``, as recorded MLX graphs."""
 
     def __init__(self, sampler: Sampler, value_and_grad: ValueAndGrad, start: mx.array, dense: bool = False):
-        self.n, self.dim = start.shape
-        self.sampler, self.dense = sampler, dense
-        self.watched: Callable[[Any], dict] = lambda positions: {}  # what to show of positions [chains, draws, dim]
+        n, dim = start.shape
+        super().__init__(n, dim, dense)
+        self.sampler = sampler
+        self.tune(1.0, identity_metric(dim, dense))
         self.point = evaluate(value_and_grad, start)
         mx.eval(self.point)
-        self.diverged = 0
-        self.tune(1.0, identity_metric(self.dim, dense))
         noise = next(noises(mx.random.key(0), self.n, self.dim))
         self.init = _Graph(sampler.init, self.point, noise, self.tuning)
         self.state = self.init(self.point, noise, self.tuning)
@@ -159,117 +175,65 @@ class Walk:
         columns = [info.done, info.point, *info.stats.values()]
         return state, mx.concatenate([column.astype(mx.float32) for column in columns], axis=-1)
 
-    def tune(self, step_size: Any, metric: Metric) -> None:
-        """Set the step size, one number or one for each chain, and the metric."""
-        sizes = mx.array(step_size, dtype=mx.float32).reshape(-1, 1)
-        self.tuning = Tuning(mx.contiguous(mx.broadcast_to(sizes, (self.n, 1))), metric)
-        self.step_size: Any = mx.min(sizes).item()
+    @property
+    def positions(self) -> Any:
+        import numpy as np
 
-    def column(self, name: str) -> int:
-        return 2 + 2 * self.dim + self.names.index(name)
+        return np.array(self.point.position)
 
-    def run(
-        self,
-        loop: Loop,
-        streams: random.Streams,
-        *,
-        draws: int,
-        warmup: int,
-        thin: int = 1,
-        target_accept: float = 0.8,
-        step_size: float | None = None,
-    ) -> tuple[Any, dict[str, mx.array]]:
-        """Positions ``[chains, draws, dim]`` as a numpy array, and the statistics ``[chains, draws]``."""
-        self.learned = Warmup(warmup, self.n, self.dim, target_accept, self.dense)
-        record = Record(self, draws, thin)
+    def begin(self, streams: random.Streams) -> None:
         self.early, self.supply = [_Supply(key, self.n, self.dim) for key in (streams.warmup, streams.propose)]
-        at = loop.resume(lambda at: self._restore(at.state, record))
-        if at.phase == "warmup":
-            self._warm_up(loop, warmup, step_size, at.done, lambda: self._state(record))
-            self.state, self.diverged = self.init(self.point, self.supply.next(), self.tuning), 0
 
-        def sample(start: int, stop: int) -> Callable:
-            while (missing := stop - record.transitions) > 0:
-                rows = []
-                for _ in range(record.steps_for(missing)):
-                    *self.state, row = self.step(self.state, self.supply.next(), self.tuning)
-                    rows.append(row)
-                mx.eval(self.state, rows)
-                record.add(rows)
-            return record.shown
+    def warm(self, start: int, stop: int) -> Any:
+        learned, table = self.learned, None
+        for _ in range(start, stop):
+            self.tune(learned.step_size, learned.metric)
+            table = self._transition()
+            self.count_divergences(table)
+            if learned.update(self._stats(table)[:, self.names.index("accept")].astype(float), self.point.position):
+                learned.find_step_size(self.accept_at)
+        return self._stats(table)
 
-        done = at.done_in("sampling")
-        loop.run("sampling", draws * thin, sample, least=thin, done=done, state=lambda: self._state(record))
-        return record.finish()
+    def first_step(self) -> Any:
+        import numpy as np
 
-    def _warm_up(self, loop: Loop, transitions: int, step_size: float | None, done: int, state: Callable) -> None:
-        learned = self.learned
-        if transitions == 0 and step_size is not None:
-            self.tune(step_size, self.tuning.metric)
-            return
+        noise = self.early.next()
+        *_, row = self.step(self.init(self.point, noise, self.tuning), noise, self.tuning)
+        return self._stats(np.array(row))[:, self.names.index("accept")].astype(float)
 
-        def accept_at(step_size: Any) -> Any:
-            self.tune(step_size, learned.metric)
-            return self._column(self._first_step(), "accept")
+    def end_warmup(self) -> None:
+        self.state = self.init(self.point, self.supply.next(), self.tuning)
 
-        def block(start: int, stop: int) -> Callable:
-            table: Any = None
-            for _ in range(start, stop):
-                self.tune(learned.step_size, learned.metric)
-                table = self._transition()
-                self.count_divergences(table)
-                if learned.update(self._column(table, "accept"), self.point.position):
-                    learned.find_step_size(accept_at)
-            return lambda: self._shown_early(table)
+    def sample(self, record: Record, stop: int) -> None:
+        while (missing := stop - record.transitions) > 0:
+            rows = []
+            for _ in range(record.steps_for(missing)):
+                *self.state, row = self.step(self.state, self.supply.next(), self.tuning)
+                rows.append(row)
+            mx.eval(self.state, rows)
+            record.add(rows)
 
-        if done == 0:
-            learned.find_step_size(accept_at, None if step_size is None else [step_size] * self.n)
-        loop.run("warmup", transitions, block, least=0, done=done, state=state)
-        self.tune(learned.finish(), learned.metric)
-
-    def _state(self, record: Record) -> dict:
-        """What ``_restore`` needs to go on from between two blocks, of warm-up or of sampling."""
+    def state_of_chains(self) -> dict:
         return {
-            "learned": self.learned.state(),
-            "tuning": [self.tuning.step_size, *self.tuning.metric],
             "point": list(self.point),
             "trajectories": self.state,
-            "record": record.state(),
-            "diverged": self.diverged,
             "steps": [self.early.taken, self.supply.taken],
         }
 
-    def _restore(self, saved: dict, record: Record) -> None:
+    def restore_chains(self, saved: dict) -> None:
         if not _fits([*saved["point"], *saved["trajectories"]], [*self.point, *self.state]):
             raise ValueError("the states of the chains have another form")
-        self.learned.restore(saved["learned"])
-        step_size, *metric = saved["tuning"]
-        self.tune(step_size, Metric(*metric))
-        self.point, self.state, self.diverged = Point(*saved["point"]), saved["trajectories"], saved["diverged"]
-        record.restore(saved["record"])
+        self.point, self.state = Point(*saved["point"]), saved["trajectories"]
         for supply, taken in zip((self.early, self.supply), saved["steps"], strict=True):
             supply.skip(taken)
 
     def count_divergences(self, table: Any) -> None:
         if "diverging" in self.names:
-            self.diverged += int(table[:, self.column("diverging")].sum())
+            self.diverged += int(self._stats(table)[:, self.names.index("diverging")].sum())
 
-    def shown(self, means: dict, draws: int = 0, rhat: float = math.nan) -> dict:
-        """What a progress callback is told."""
-        found = {**means, "step_size": self.step_size, "draws": draws, "rhat": rhat}
-        return found | ({"divergences": self.diverged} if "diverging" in self.names else {})
-
-    def _shown_early(self, table: Any) -> dict:
-        """What it is told in warm-up, which keeps no draws: of each number, where the chains are."""
-        import numpy as np
-
-        each = {name: self._column(table, name) for name in self.names}
-        place = np.array(self.point.position)[:, None]
-        return {
-            **self.shown({name: float(values.mean()) for name, values in each.items()}),
-            "chains": lambda: {name: values.tolist() for name, values in each.items()},
-            "watch": lambda: self.watched(place),
-        }
+    def _stats(self, table: Any) -> Any:
+        """The statistics of packed steps, ``[n, names]``."""
+        return table[:, 2 * self.dim + 2 :]
 
     def _transition(self) -> Any:
         """One transition of every chain; what each did, packed, as a numpy array."""
@@ -289,18 +253,6 @@ class Walk:
         d = self.dim
         self.point = Point(kept[:, 1 : d + 1], kept[:, 2 * d + 1 : 2 * d + 2], kept[:, d + 1 : 2 * d + 1])
         return np.array(kept)
-
-    def _first_step(self) -> Any:
-        """The first step of a transition, packed; a transition of one step would be done."""
-        import numpy as np
-
-        noise = self.early.next()
-        *_, row = self.step(self.init(self.point, noise, self.tuning), noise, self.tuning)
-        return np.array(row)
-
-    def _column(self, table: Any, name: str) -> Any:
-        """One statistic of each chain."""
-        return table[:, self.column(name)].astype(float)
 
 
 class _Graph:
@@ -368,14 +320,14 @@ def _flat_density(logp: Callable) -> ValueAndGrad:
     return lambda u: (logp(u), mx.zeros_like(u))
 
 
-def _constrained(density: Any, positions: Any) -> tuple[dict, mx.array]:
+def _constrained(density: Any, positions: Any, joint: Callable | None = None) -> tuple[dict, mx.array]:
     """The values at each address ``[chains, draws, *event]`` and the log joint density, of unconstrained draws."""
     chains, draws, dim = positions.shape
     flat = positions.reshape(-1, dim)
     parts: list[tuple[dict, mx.array]] = []
     for start in range(0, len(flat), _UNPACKED):
         u = mx.array(flat[start : start + _UNPACKED])
-        values, log_joint = dict(density.unpack(u).items()), density.joint(u)
+        values, log_joint = dict(density.unpack(u).items()), (joint or density.joint)(u)
         mx.eval(list(values.values()), log_joint)
         parts.append((values, log_joint))
     joined = {a: mx.concatenate([values[a] for values, _ in parts]) for a in parts[0][0]}

@@ -21,6 +21,7 @@ from genmlx.inference.problem import positive_count
 
 DIVERGENT = 1000.0
 JITTER = 0.2
+LENGTH = math.pi / 2
 _MOST_STEPS = 1000
 
 
@@ -49,6 +50,7 @@ def hmc(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by Hamiltonian Monte Carlo. All latent choices must be continuous.
 
@@ -57,6 +59,9 @@ def hmc(
     Warm-up finds the step size that has ``target_accept``, and a mass matrix: diagonal, or ``dense``. Each trajectory
     then has a step size within 20% of that one, so that no orbit closes on itself. ``checkpoint`` names a file from
     which the same run goes on if it was killed, with the same draws.
+
+    On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
+    recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -72,7 +77,7 @@ def hmc(
         "hmc",
         call,
         observations,
-        lambda value_and_grad: sampler(value_and_grad, leapfrog_steps, trajectory or math.pi / 2),
+        lambda value_and_grad: sampler(value_and_grad, leapfrog_steps, trajectory or LENGTH),
         draws=draws,
         warmup=warmup,
         thin=thin,
@@ -82,6 +87,7 @@ def hmc(
         key=key,
         progress=progress,
         checkpoint=checkpoint,
+        native=native,
         settings={"leapfrog_steps": leapfrog_steps, "trajectory": trajectory},
     )
 
@@ -96,7 +102,7 @@ def require_length(name: str, leapfrog_steps: Any, trajectory: Any) -> None:
 
 
 def sampler(
-    value_and_grad: ValueAndGrad, leapfrog_steps: int | None, trajectory: float = math.pi / 2, most: int = _MOST_STEPS
+    value_and_grad: ValueAndGrad, leapfrog_steps: int | None, trajectory: float = LENGTH, most: int = _MOST_STEPS
 ) -> Sampler:
     def look_after(step_size: float) -> int:
         return leapfrog_steps or min(max(1, math.ceil(trajectory / step_size)), most)

@@ -216,6 +216,26 @@ class LogDensity:
             )
         return u if u.dtype == mx.float32 else u.astype(mx.float32)
 
+    def of_one(self, gradient: bool) -> tuple[Callable[..., list], list[mx.array]]:
+        """``logp``, its gradient if that is wanted, and ``joint``, of one vector and of the model's parameters.
+
+        A function for whoever traces it, and the parameters as they are.
+        """
+
+        def f(u: mx.array, *params: mx.array) -> list:
+            def values(u: mx.array) -> tuple[mx.array, mx.array]:
+                trace, logp = self._lane(u)
+                return logp, trace.score
+
+            read = dict(zip(self._params, params, strict=True))
+            with self._context(), overridden(read), host_value_errors("differentiated"):
+                if not gradient:
+                    return list(values(u))
+                (logp, joint), slope = mx.value_and_grad(values)(u)
+                return [logp, slope, joint]
+
+        return f, [as_array(peek(model, name)) for model, name in self._params]
+
     def _batched(self, what: str, u: Any) -> list:
         u = self._vector(u)
         params = [as_array(peek(model, name)) for model, name in self._params]

@@ -37,11 +37,15 @@ def mala(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by Langevin proposals. All latent choices must be continuous.
 
     With step size e and covariance C, both found by warm-up, x is proposed N(x + e^2/2 C grad log p(x), e^2 C).
     ``checkpoint`` names a file from which the same run goes on if it was killed, with the same draws.
+
+    On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
+    recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -66,6 +70,7 @@ def mala(
         key=key,
         progress=progress,
         checkpoint=checkpoint,
+        native=native,
     )
 
 

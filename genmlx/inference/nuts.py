@@ -59,6 +59,7 @@ def nuts(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by the no-U-turn sampler. All latent choices must be continuous.
 
@@ -67,6 +68,9 @@ def nuts(
     steps; ``max_depth`` is 20 at most. ``stats``: ``accept``, ``energy``, ``diverging``, ``step_size``, ``n_leapfrog``,
     ``tree_depth``, ``reached_max_depth`` (it had not turned by then). ``checkpoint`` names a file from which the same
     run goes on if it was killed, with the same draws.
+
+    On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
+    recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal, exponential
@@ -93,6 +97,7 @@ def nuts(
         key=key,
         progress=progress,
         checkpoint=checkpoint,
+        native=native,
         settings={"max_depth": max_depth},
     )
 

@@ -26,7 +26,7 @@ class Posterior:
 
     ``stats`` maps a name (``accept``, ...) to ``[chains, draws]``; ``log_joint`` is log p(latents, observations) of
     each draw; ``status`` is ``complete`` or ``interrupted``; ``timing`` is in seconds; ``execution`` says whether the
-    steps were ``replayed`` as one recorded MLX graph, or run by their handlers and why.
+    run was ``native`` machine code, its steps ``replayed`` as one recorded MLX graph, or run by their handlers and why.
 
     Where the model branches, an address may exist in some draws only. It is NaN in the others, ``has(a)`` says where
     it exists, and its statistics are over the draws that have it.

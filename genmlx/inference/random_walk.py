@@ -39,12 +39,16 @@ def random_walk(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by a random walk of all latent choices, which must be continuous.
 
     Warm-up finds the variances of the steps (``dense``: their covariance), and the scale that has ``target_accept``;
     it starts from ``scale``. With ``warmup=0`` the scale stays. Choices with bounds walk in an unconstrained space.
     ``checkpoint`` names a file from which the same run goes on if it was killed, with the same draws.
+
+    On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
+    recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -71,6 +75,7 @@ def random_walk(
         key=key,
         progress=progress,
         checkpoint=checkpoint,
+        native=native,
         settings={"scale": scale},
         step_size=scale,
         gradients=False,

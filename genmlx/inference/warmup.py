@@ -188,7 +188,9 @@ class Warmup:
         return accept if len(self.step_size) > 1 else self._np.nan_to_num(accept).mean(keepdims=True)
 
     def _one(self, step_sizes: Any) -> Any:
-        return self._np.exp(self._np.median(self._np.log(step_sizes), keepdims=True))
+        """The median of their logarithms; ``numpy.median`` is right too, and imports for 50 ms."""
+        logs, middle = self._np.sort(self._np.log(step_sizes)), len(step_sizes) // 2
+        return self._np.exp(logs[[-1 - middle, middle]].mean(keepdims=True))
 
     def _learned(self) -> Metric:
         np = self._np

@@ -35,7 +35,7 @@ CELLS = {
     "data": "xs, ys = [1., 2., 3., 4., 5.], [2.1, 3.9, 6.2, 7.8, 10.1]",
     "model": MODEL,
     "trace": "%trace line(xs) | given y=ys -s 1",
-    "fit": "%infer nuts line(xs) | given y=ys -n 1500 -s 1 -o post",
+    "fit": "%infer ess line(xs) | given y=ys -n 3000 -s 1 -o post",
     "plot": "%plot post",
     "diag": "%diag post",
     "change": "%trace _tr --set slope=2",
@@ -154,7 +154,7 @@ def number(tab, name):
 
 def draws(facts):
     """How far the sampling is."""
-    found = re.search(r"sampling (\d+)/1500", facts["text"])
+    found = re.search(r"sampling (\d+)/3000", facts["text"])
     return int(found[1]) if found else 0
 
 
@@ -177,7 +177,7 @@ def test_a_run_is_one_output_of_one_height_that_moves(page):
 def test_the_summary_takes_the_place_of_the_run_on_the_page_and_in_the_file(page):
     facts = cell(page.tab, "fit").evaluate(FACTS)
     assert (facts["outputs"], facts["rows"], facts["curves"]) == (1, 3, 0)
-    assert facts["text"].startswith("post: Posterior nuts 4x1500 line v1")
+    assert facts["text"].startswith("post: Posterior ess 4x3000 line v1")
     command(page.tab, "docmanager:save")
     end = time.monotonic() + SECONDS
     while not (outputs := nbformat.read(page.path, 4).cells[NAMES.index("fit")].outputs):

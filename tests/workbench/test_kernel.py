@@ -31,8 +31,8 @@ def line(xs):
         y[i] ~ normal(slope * x + intercept, 1)
     return slope"""
 DATA = "xs, ys = [1., 2., 3., 4., 5.], [2.1, 3.9, 6.2, 7.8, 10.1]"
-FIT = "%infer nuts line(xs) | given y=ys -n 500 -w 500 -c 2 -s 1 --every 0.02 -o post"
-LONG = "%infer nuts line(xs) | given y=ys -n 1000000 -w 100 -c 2 -s 1 -o post"
+FIT = "%infer ess line(xs) | given y=ys -n 2000 -w 500 -c 2 -s 1 --every 0.02 -o post"  # long enough to be watched
+LONG = "%infer ess line(xs) | given y=ys -n 1000000 -w 100 -c 2 -s 1 -o post"
 SECONDS = 120
 NUMBERS = itertools.count()
 
@@ -88,7 +88,7 @@ LOOKS = {
     "fit": cell(FIT),
     "mean": cell("post.mean('slope').item()"),
     "post": cell("post"),
-    "silent": cell(f"{FIT.replace('500', '300')};"),
+    "silent": cell(f"{FIT.replace('2000', '1000')};"),
     "diag": cell("%diag post"),
     "plot": cell("%plot post slope"),
     "first": cell("a = %trace line(xs) -s 1 -q"),
@@ -130,7 +130,7 @@ def rows(page):
 def test_a_live_run_is_one_output_that_ends_as_the_summary(notebook):
     (output,) = shown(notebook.outputs["fit"])
     assert output.output_type == "display_data" and set(output.data) == {"text/plain", "text/html"}
-    assert output.data["text/plain"].startswith("post: Posterior nuts 2x500 line v1\n")
+    assert output.data["text/plain"].startswith("post: Posterior ess 2x2000 line v1\n")
     table = {row[0]: row[1:] for row in rows(output.data["text/html"])}
     assert list(table) == ["", "slope", "intercept"] and table[""][0] == "mean"
     mean = float(notebook.outputs["mean"][0].data["text/plain"])
@@ -138,11 +138,12 @@ def test_a_live_run_is_one_output_that_ends_as_the_summary(notebook):
     assert table["slope"][0] in output.data["text/plain"]
 
 
-def test_a_live_run_sends_pictures_of_one_height_before_its_summary(notebook):
+def test_a_live_run_sends_pictures_of_one_height_in_each_phase_before_its_summary(notebook):
     kinds = [kind for kind, data in notebook.sent["fit"] if "genmlx" not in data]
     frames = [data["text/html"] for _, data in notebook.sent["fit"][:-2]]
     assert kinds[0] == "display_data" and set(kinds[1:-1]) == {"update_display_data"} and len(frames) >= 3
-    assert all(page.count("<tr") == 1 + 2 + 2 and page.count("<svg") == 2 for page in frames)
+    heights = {("warmup" in page, page.count("<tr"), page.count("<svg")) for page in frames}
+    assert heights == {(True, 1 + 2, 0), (False, 1 + 2 + 2, 2)}
     phases = ["warmup" if "warmup" in page else "sampling" for page in frames]
     assert phases == sorted(phases, reverse=True) and phases[-1] == "sampling"
     assert frames[-1].count("<polyline") == 2 * 2
@@ -151,7 +152,7 @@ def test_a_live_run_sends_pictures_of_one_height_before_its_summary(notebook):
 
 def test_a_semicolon_leaves_a_line_in_place_of_the_pictures(notebook):
     (output,) = shown(notebook.outputs["silent"])
-    assert output.data == {"text/plain": "post: Posterior nuts 2x300 line v1"}
+    assert output.data == {"text/plain": "post: Posterior ess 2x1000 line v1"}
 
 
 def test_results_and_trees_are_shown_in_html_and_in_plain_text(notebook):

@@ -108,7 +108,7 @@ BODY = "mu = trace('mu', normal(0, {}))\n" + LINES.format("mu")
 
 @pytest.mark.parametrize("rejuvenate", [None, "nuts", "mh"])
 @pytest.mark.parametrize("scale", [0.5, 3.0])
-def test_a_prior_that_is_edited(scale, rejuvenate):
+def test_a_prior_that_is_edited(way, scale, rejuvenate):
     """Weights are the ratio of the priors; would catch a weight without the old density, or moves to another target."""
     model, edit = edited(BODY.format(1.0), BODY.format(scale))
     post, mu = exact_draws(model)
@@ -152,7 +152,7 @@ def test_other_arguments_and_observations():
     assert new.observations["y", 0] == 3.0
 
 
-def test_an_edit_that_adds_an_address():
+def test_an_edit_that_adds_an_address(way):
     """The new choice comes from its prior, and its density is no part of the weight."""
     mu_b = LINES.format("mu + b")
     model, edit = edited(BODY.format(1.0), "mu = trace('mu', normal(0, 1))\nb = trace('b', normal(0, 0.5))\n" + mu_b)
@@ -237,7 +237,7 @@ def test_weights_by_enumeration():
 # what cannot be kept
 
 
-def test_draws_that_the_new_support_excludes():
+def test_draws_that_the_new_support_excludes(way):
     """They have weight zero, and the report counts and names them."""
     line = "x = trace('x', uniform(0, {}))\ntrace('y', normal(x, 2))"
     model, edit = edited(line.format(10), line.format(4))
@@ -382,7 +382,7 @@ def inner():
 # how it is called
 
 
-def test_a_real_run_carried_by_nuts():
+def test_a_real_run_carried_by_nuts(way):
     """From nuts to nuts, with the step size that it found; and again from the carried posterior."""
     post = nuts(scaled(1.0), OBSERVED, draws=500, warmup=150, key=mx.random.key(0))
     new = carry(post, scaled(2.0), key=mx.random.key(1))
@@ -408,7 +408,7 @@ def test_a_kernel_of_the_users():
 @pytest.mark.parametrize(
     "rejuvenate, steps, shift", [(None, 0, 0.5), ("nuts", 1, 0.5), ("mh", 2, 0.5), ("nuts", 5, 1.0)]
 )
-def test_the_effective_size_that_is_claimed(rejuvenate, steps, shift):
+def test_the_effective_size_that_is_claimed(way, rejuvenate, steps, shift):
     """Errors of the mean are what mcse says. Would catch copies that are shuffled, and moved draws that are taken for
     independent ones while they remember the weights' error: both claim errors less than half as large as they are."""
     mean, _ = gaussian_posterior(1.0, total=Y.sum() + 5 * shift)
@@ -423,7 +423,7 @@ def test_the_effective_size_that_is_claimed(rejuvenate, steps, shift):
     assert 0.15 < np.mean(np.square(z)) < 1.7
 
 
-def test_what_the_weights_cost_is_in_every_number():
+def test_what_the_weights_cost_is_in_every_number(way):
     """Draws that have not moved have at most the effective size of the weights, in the table as well."""
     post, _ = exact_draws(scaled, args=(1.0,))
     new = carry(post, scaled(3.0), rejuvenate=None, key=mx.random.key(0))
@@ -441,7 +441,7 @@ def test_what_the_weights_cost_is_in_every_number():
     assert moved.lost["mu",] < 0.05 * new.lost["mu",]
 
 
-def test_moves_do_not_depend_on_what_is_shared_between_lanes():
+def test_moves_do_not_depend_on_what_is_shared_between_lanes(way):
     """Sampling the same model on: the weights are even, and mean and sd stay within their errors."""
     post, mu = exact_draws(scaled, shape=(2, 2000), args=(1.0,))
     for rejuvenate in ("nuts", "mh"):

@@ -1,5 +1,6 @@
 """Checkpoints: a run that was killed goes on bit for bit; a file that belongs to something else says so."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -57,11 +58,13 @@ def model(xs):
 
 xs = mx.arange(5) / 5
 counts = dict(draws={draws}, warmup={warmup}, thin=3, chains={chains})
-post = {sampler}(model(xs), {{"y": xs}}, **counts, key=3, checkpoint=sys.argv[1])
+post = {sampler}(model(xs), {{"y": xs}}, **counts, key=3, checkpoint=sys.argv[1]{how})
 post.save(sys.argv[2])
 """
-MH = {"sampler": "mh", "prior": "flip(0.3)", "branch": "", "draws": 1200, "warmup": 2500, "chains": 4}
-NUTS = {"sampler": "nuts", "prior": "normal(0, 2)", "branch": "", "draws": 250, "warmup": 300, "chains": 4}
+MH = {"sampler": "mh", "prior": "flip(0.3)", "branch": "", "draws": 1200, "warmup": 2500, "chains": 4, "how": ""}
+NUTS = {**MH, "sampler": "nuts", "prior": "normal(0, 2)", "draws": 250, "warmup": 300, "how": ", native=False"}
+NATIVE = {**NUTS, "draws": 80_000, "warmup": 200_000, "how": ", native=True"}
+HAS_NATIVE = importlib.util.find_spec("llvmlite") is not None and mx.default_device() == mx.Device(mx.cpu)
 
 
 @gen
@@ -94,8 +97,15 @@ def _start(program, checkpoint, result) -> subprocess.Popen:
 
 @pytest.mark.parametrize(
     "options",
-    [MH, {**MH, "branch": "if k.item() > 1: pass", "draws": 300, "warmup": 300, "chains": 1}, NUTS],
-    ids=["batch", "branching", "nuts"],
+    [
+        MH,
+        {**MH, "branch": "if k.item() > 1: pass", "draws": 300, "warmup": 300, "chains": 1},
+        NUTS,
+        pytest.param(
+            NATIVE, marks=pytest.mark.skipif(not HAS_NATIVE, reason="machine code needs llvmlite and the CPU")
+        ),
+    ],
+    ids=["batch", "branching", "nuts", "native nuts"],
 )
 def test_a_run_that_was_killed_draws_what_it_would_have_drawn(tmp_path, options):
     """SIGKILL once in the warm-up, if it is long, and once in the sampling; the third run ends.
@@ -276,6 +286,16 @@ RUNS = {
     "random_walk": lambda **how: random_walk(smooth(), {"y": 1.0}, scale=0.3, **GRADIENT, **how),
     "random_walk cold": lambda **how: random_walk(smooth(), {"y": 1.0}, scale=0.3, **{**GRADIENT, "warmup": 0}, **how),
 }
+if HAS_NATIVE:
+    RUNS |= {
+        "native nuts": lambda **how: nuts(smooth(), {"y": 1.0}, thin=2, native=True, **GRADIENT, **how),
+        "native nuts dense": lambda **how: nuts(smooth(), {"y": 1.0}, dense=True, native=True, **GRADIENT, **how),
+        "native hmc": lambda **how: hmc(smooth(), {"y": 1.0}, leapfrog_steps=5, native=True, **GRADIENT, **how),
+        "native mala": lambda **how: mala(smooth(), {"y": 1.0}, thin=3, native=True, **GRADIENT, **how),
+        "native random_walk": lambda **how: random_walk(
+            smooth(), {"y": 1.0}, scale=0.3, native=True, **{**GRADIENT, "warmup": 0}, **how
+        ),
+    }
 
 
 @pytest.mark.parametrize("after", [1, 3, 12, 25, 29])

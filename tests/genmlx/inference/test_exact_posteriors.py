@@ -225,7 +225,7 @@ RIDGE_WALKERS = {
 
 
 @pytest.mark.parametrize("name", RIDGE_WALKERS)
-def test_a_correlated_gaussian_of_condition_number_ten_thousand(name):
+def test_a_correlated_gaussian_of_condition_number_ten_thousand(way, name):
     """Begun at draws of the prior, two hundred deviations off. Gibbs sweeps cannot enumerate what is continuous."""
     assert_agrees_along_the_axes(RIDGE_WALKERS[name](ridge(), {"y": SEEN}))
 

@@ -25,7 +25,7 @@ def test_stationary(steps, step_size):
     assert mx.all(stats["n_leapfrog"] == steps).item()
 
 
-def test_conjugate_posteriors():
+def test_conjugate_posteriors(way):
     post = hmc(conjugates(), CONJUGATE_DATA, draws=30, warmup=60, chains=100, leapfrog_steps=4, key=1)
     assert_agrees_with_conjugates(post)
     assert set(post.stats) == {"accept", "energy", "diverging", "step_size", "n_leapfrog"}
@@ -58,20 +58,20 @@ def test_one_transition_by_hand():
     assert mx.allclose(info.stats["accept"], mx.exp(mx.minimum(lost, 0.0)), atol=1e-5).item()
 
 
-def test_trajectories_of_a_length_have_as_many_steps_as_it_takes():
+def test_trajectories_of_a_length_have_as_many_steps_as_it_takes(way):
     post = hmc(model(), {"y": 1.5}, draws=20, warmup=150, chains=20, trajectory=2.0, key=2)
     steps, size = post.stats["n_leapfrog"][0, 0].item(), post.stats["step_size"][0, 0].item()
     assert steps == math.ceil(2.0 / size)
     assert mx.all(post.stats["n_leapfrog"] == steps).item()
 
 
-def test_the_acceptance_is_what_was_asked_for():
+def test_the_acceptance_is_what_was_asked_for(way):
     for target in (0.6, 0.95):
         post = hmc(model(), {"y": 1.5}, draws=200, warmup=1000, chains=20, target_accept=target, key=3)
         assert abs(mx.mean(post.stats["accept"]).item() - target) < 0.06
 
 
-def test_the_model_is_traced_a_constant_number_of_times():
+def test_the_model_is_traced_a_constant_number_of_times(way):
     """Case 51."""
     runs = []
 

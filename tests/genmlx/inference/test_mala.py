@@ -59,11 +59,11 @@ def test_a_random_walk_is_stationary():
     stationary(walk_sampler, 0.9, transitions=10, metric=metric(COVARIANCE, 3))
 
 
-def test_conjugate_posteriors():
+def test_conjugate_posteriors(way):
     assert_agrees_with_conjugates(mala(conjugates(), CONJUGATE_DATA, draws=120, warmup=100, chains=100, key=1))
 
 
-def test_conjugate_posteriors_by_a_random_walk():
+def test_conjugate_posteriors_by_a_random_walk(way):
     post = random_walk(conjugates(), CONJUGATE_DATA, draws=200, warmup=150, chains=200, key=2)
     assert_agrees_with_conjugates(post)
     assert 0.1 < mx.mean(post.stats["accept"]).item() < 0.4
@@ -74,11 +74,11 @@ def model():
     trace("y", normal(trace("mu", normal(0, 1)), 0.5))
 
 
-def test_a_scale_that_is_given_stays_without_warmup():
+def test_a_scale_that_is_given_stays_without_warmup(way):
     post = random_walk(model(), {"y": 1.5}, draws=20, warmup=0, chains=2, scale=0.25, key=3)
     assert mx.all(post.stats["step_size"] == 0.25).item()
 
 
-def test_the_acceptance_is_what_was_asked_for():
+def test_the_acceptance_is_what_was_asked_for(way):
     post = mala(model(), {"y": 1.5}, draws=100, warmup=300, chains=50, key=3)
     assert abs(mx.mean(post.stats["accept"]).item() - 0.574) < 0.06

@@ -1,5 +1,6 @@
 """The memory of a long run grows by its draws, and by nothing else."""
 
+import importlib.util
 import os
 
 import mlx.core as mx
@@ -27,6 +28,8 @@ RUNS = {
     "hmc": (lambda *problem, **how: hmc(*problem, leapfrog_steps=2, warmup=20, **how), tiny, 0),
     "nuts": (lambda *problem, **how: nuts(*problem, max_depth=2, warmup=20, **how), tiny, 0),
 }
+if importlib.util.find_spec("llvmlite"):
+    RUNS["native nuts"] = (lambda *problem, **how: nuts(*problem, warmup=20, native=True, **how), tiny, 0)
 
 
 @pytest.fixture

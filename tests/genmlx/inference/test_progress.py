@@ -98,7 +98,7 @@ def watched(monkeypatch, run):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_draws_and_rhat_are_those_of_the_posterior_so_far(monkeypatch, name):
+def test_draws_and_rhat_are_those_of_the_posterior_so_far(way, monkeypatch, name):
     """R-hat after n draws is that of the first n, computed here from the result: catches one of other draws."""
     post, early, late = watched(monkeypatch, RUNS[name])
     counts = [info["draws"] for info in late]
@@ -123,7 +123,7 @@ def test_acceptance_is_that_of_the_last_steps(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", GRADIENT)
-def test_the_step_size(monkeypatch, name):
+def test_the_step_size(way, monkeypatch, name):
     """Moving in the warm-up, and then that of the posterior."""
     post, early, late = watched(monkeypatch, GRADIENT[name])
     assert len({info["step_size"] for info in early}) > 10
@@ -131,7 +131,7 @@ def test_the_step_size(monkeypatch, name):
 
 
 @pytest.mark.parametrize("sampler", [nuts, hmc])
-def test_divergences_are_counted(monkeypatch, sampler):
+def test_divergences_are_counted(way, monkeypatch, sampler):
     """All those of the draws, and none of the warm-up or of transitions that a faster chain makes beyond the last."""
 
     def run(progress):
@@ -227,7 +227,7 @@ def test_rhat_is_of_a_bounded_number_of_numbers(sizes):
     assert len(set(taken)) == len(taken) and set(taken) <= every
 
 
-def test_the_gradient_samplers_look_at_eight_coordinates(monkeypatch):
+def test_the_gradient_samplers_look_at_eight_coordinates(way, monkeypatch):
     shapes = []
     monkeypatch.setattr(diagnostics, "rhat", lambda x: shapes.append(x.shape) or np.ones(x.shape[2]))
 
