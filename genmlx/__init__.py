@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from genmlx.inference import StateSpace as StateSpace
     from genmlx.inference import SymmetricTranslator as SymmetricTranslator
     from genmlx.inference import Translated as Translated
+    from genmlx.inference import Variational as Variational
     from genmlx.inference import chain as chain
     from genmlx.inference import csmc as csmc
     from genmlx.inference import csmc_kernel as csmc_kernel
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from genmlx.inference import elliptical_slice as elliptical_slice
     from genmlx.inference import elliptical_slice_kernel as elliptical_slice_kernel
     from genmlx.inference import enumerate_posterior as enumerate_posterior
+    from genmlx.inference import expectation as expectation
     from genmlx.inference import extended_kalman_filter as extended_kalman_filter
     from genmlx.inference import gibbs as gibbs
     from genmlx.inference import gibbs_kernel as gibbs_kernel
@@ -119,8 +121,10 @@ if TYPE_CHECKING:
     from genmlx.inference import particle_gibbs as particle_gibbs
     from genmlx.inference import pmmh as pmmh
     from genmlx.inference import predictive as predictive
+    from genmlx.inference import programmable_vi as programmable_vi
     from genmlx.inference import random_walk as random_walk
     from genmlx.inference import random_walk_kernel as random_walk_kernel
+    from genmlx.inference import renyi as renyi
     from genmlx.inference import repeat_kernel as repeat_kernel
     from genmlx.inference import reversal as reversal
     from genmlx.inference import run_kernel as run_kernel
@@ -128,7 +132,15 @@ if TYPE_CHECKING:
     from genmlx.inference import smc as smc
     from genmlx.inference import smcp3 as smcp3
     from genmlx.inference import tempered_smc as tempered_smc
+    from genmlx.inference import vi as vi
     from genmlx.inference import with_reversal as with_reversal
+    from genmlx.learning import custom_gradient as custom_gradient
+    from genmlx.learning import lecture as lecture
+    from genmlx.learning import log_evidence as log_evidence
+    from genmlx.learning import neural as neural
+    from genmlx.learning import smc_log_evidence as smc_log_evidence
+    from genmlx.learning import train as train
+    from genmlx.learning import wake_sleep as wake_sleep
     from genmlx.storage import load_trace as load_trace
     from genmlx.storage import save_trace as save_trace
     from genmlx.taps import tap as tap
@@ -138,12 +150,13 @@ LAZY = dict.fromkeys(
     """
     DegenerateWeights DeterministicTranslator Enumeration GeneralTranslator InferenceInterrupted Kernel
     LogDensity Optimum ParticleFilter Particles Posterior SimpleExtendingTranslator Smcp3Step StateSpace
-    SymmetricTranslator Translated chain csmc csmc_kernel cycle_kernels elliptical_slice elliptical_slice_kernel
-    enumerate_posterior extended_kalman_filter gibbs gibbs_kernel growing_steps hmc hmc_gibbs hmc_kernel
-    hmm_forward hmm_sample hmm_smooth hmm_viterbi importance_resampling importance_sampling involutive_mh
-    kalman_filter kalman_sample kalman_smooth log_likelihood mala mala_kernel map_optimize mh mh_kernel
-    mix_kernels nuts particle_gibbs pmmh predictive random_walk random_walk_kernel repeat_kernel reversal
-    run_kernel seed_kernel smc smcp3 tempered_smc with_reversal
+    SymmetricTranslator Translated Variational chain csmc csmc_kernel cycle_kernels elliptical_slice
+    elliptical_slice_kernel enumerate_posterior expectation extended_kalman_filter gibbs gibbs_kernel
+    growing_steps hmc hmc_gibbs hmc_kernel hmm_forward hmm_sample hmm_smooth hmm_viterbi importance_resampling
+    importance_sampling involutive_mh kalman_filter kalman_sample kalman_smooth log_likelihood mala
+    mala_kernel map_optimize mh mh_kernel mix_kernels nuts particle_gibbs pmmh predictive programmable_vi
+    random_walk random_walk_kernel renyi repeat_kernel reversal run_kernel seed_kernel smc smcp3 tempered_smc
+    vi with_reversal
     """.split(),
     "inference",
 )
@@ -152,6 +165,9 @@ LAZY |= dict.fromkeys(
     contramap dimap map_over map_retval mask mix recurse repeat scan switch unfold vmap
     """.split(),
     "combinators",
+)
+LAZY |= dict.fromkeys(
+    "custom_gradient lecture log_evidence neural smc_log_evidence train wake_sleep".split(), "learning"
 )
 LAZY |= {"load_trace": "storage", "save_trace": "storage", "tap": "taps"}
 LAZY |= dict.fromkeys(

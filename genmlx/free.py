@@ -60,5 +60,17 @@ class Pointwise(Fixed):
     __slots__ = ()
 
 
-for _kind in (Free, Fixed, Pointwise):
+class Drawn(Fixed):
+    """A choice that the run draws, in the leaf's own way: ``draw(family, args, key)`` gives its trace.
+
+    The array has the shape of the choice; what it says is up to the leaf. As for any draw, the weight is 0.
+    """
+
+    __slots__ = ()
+
+    def draw(self, family: Any, args: tuple, key: Any) -> Any:
+        raise NotImplementedError
+
+
+for _kind in (Free, Fixed, Pointwise, Drawn):
     register_slots(_kind, ("array",))

@@ -9,8 +9,6 @@ from types import MethodType
 from typing import Any
 from weakref import WeakValueDictionary
 
-import mlx.core as mx
-
 from genmlx import handlers
 from genmlx.address import normalise
 from genmlx.choicemap import EMPTY, ChoiceMap
@@ -19,7 +17,7 @@ from genmlx.digest import digest
 from genmlx.errors import UsageError, caller_line
 from genmlx.gfi import Call, GenerativeFunction, as_weight, total, unchanged
 from genmlx.handlers import Handler, Spliced, below, selected
-from genmlx.params import ParamStore, current_value, peek
+from genmlx.params import ParamStore, peek, read_param
 from genmlx.pytree import register
 from genmlx.selection import ALL, Selection, select
 from genmlx.trace import Trace
@@ -48,8 +46,11 @@ def splice(call: Call) -> Any:
         handler.owner = owner
 
 
-def param(name: str, default: Any) -> mx.array:
-    """A trainable parameter of the model: ``default`` until ``model.params[name]`` is set or trained."""
+def param(name: str, default: Any) -> Any:
+    """A trainable parameter of the model: ``default`` until ``model.params[name]`` is set or trained.
+
+    An array, or a tree of arrays: dicts, lists and tuples, as the parameters of an ``mlx.nn`` module.
+    """
     handler = handlers._handler.get()
     if handler is None:
         raise UsageError(
@@ -58,8 +59,9 @@ def param(name: str, default: Any) -> mx.array:
             hint="read or set a parameter outside of it with model.params[name]",
             where=caller_line(),
         )
-    value = current_value(handler.owner, name, default)
-    handler.params[handler.owner, name] = value
+    value, arrays = read_param(handler.owner, name, default)
+    for leaf, array in arrays.items():
+        handler.params[handler.owner, leaf] = array
     return value
 
 

@@ -30,6 +30,11 @@ class DiagnoseMagics(SessionMagics):
             places = None if subject.places is None else subject.located(line, self.names)
             judge = of_filter if is_filter(result) else of_particles
             found = judge(result, places, most, subject.spoken)
+        elif hasattr(result, "log_ml_bound"):
+            from workbench.guide_diagnosis import of_guide
+
+            places = None if subject.places is None else subject.located(line, self.names)
+            found = of_guide(result, places, most, subject.spoken)
         elif not hasattr(result, "draws"):
             raise line.error(f"{subject.name} is of type {type(result).__name__}, without draws to judge; see %plot")
         elif result.draws < 4:

@@ -33,6 +33,11 @@ KEYWORDS = {
     "kernel": "kernel",
     "record": "record",
     "thin": "thin",
+    "family": "family",
+    "rank": "rank",
+    "iterations": "iterations",
+    "samples": "samples",
+    "tolerance": "tolerance",
 }
 """The keyword that each option stands for, in the methods that have it."""
 _FAST, _LEAST = 0.1, 50
@@ -248,7 +253,7 @@ class Plan:
             from genmlx.inference import Bands
 
             return Bands(*(self.line.addresses(option, self.session.names) or []))
-        if option == "resampling" or (option == "kernel" and self.method.name == "tempered"):
+        if option in ("resampling", "family") or (option == "kernel" and self.method.name == "tempered"):
             return self.line.word(option)
         return self.line.value(option, self.session.names)
 
@@ -264,6 +269,8 @@ class Plan:
             count = k.get("particles", takes["particles"])
             count = f"{count:,}" if isinstance(count, int) else count
             shape += f"{'  ' if shape else ''}{steps}{count} particles"
+        if "family" in takes:
+            shape = k.get("family", takes["family"])
         parts = [self.spoken, " ".join(str(x) for x in (name_of(model), version) if x), shape]
         given = ", ".join(list(dict.fromkeys(map(_spoken, self.observations.addresses())))[:6])
         return "  ".join(part for part in parts if part) + (f"  given {given}" if given else "")

@@ -9,6 +9,7 @@ PLOTS = (
     "trace", "rank", "pair", "energy", "forest", "autocorr", "ess", "ppc", "elbo",
     "weights", "filter", "evidence", "genealogy",
 )  # fmt: skip
+FAMILIES = ("meanfield", "fullrank", "lowrank")
 RESAMPLING = ("systematic", "stratified", "residual", "multinomial")
 
 GEN = Spec(
@@ -59,6 +60,11 @@ INFER = Spec(
         Option(("--kernel",), "what moves the parameters of pgibbs, or the particles of tempered", "EXPR"),
         Option(("--record",), "keep what is known of these at each step: x for (t, 'x')", "ADDRS", "addresses"),
         Option(("--thin",), "keep every so many-th draw", "E"),
+        Option(("--family",), "the Gaussians of vi", "FAMILY", "word", FAMILIES),
+        Option(("--rank",), "dimensions of the family lowrank beside its diagonal", "E"),
+        Option(("--iterations",), "iterations at most", "E"),
+        Option(("--samples",), "draws for each step", "E"),
+        Option(("--tolerance",), "converged where the objective rises by less; 0 makes all iterations", "E"),
         Option(("--carry",), "start from the draws of a posterior of an earlier version", "POST"),
         Option(("--save",), "save the posterior to this file", "PATH", "text"),
         Option(("--name",), "a label for the run", "TEXT", "text"),
@@ -72,6 +78,7 @@ INFER = Spec(
         "%infer nuts line(xs) | given y=ys -n 1000 -c 4 -o post",
         "%infer mh line(xs) | given y=ys --sel slope, intercept",
         "%infer smc walk(len(ys), 0.0) | given y=ys --particles 1000 -o pf",
+        "%infer vi line(xs) | given y=ys --family fullrank -o fit",
         "%infer ! -n 5000",
     ),
 )

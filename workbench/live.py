@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from workbench import live_filter
+from workbench import live_elbo, live_filter
 from workbench.render.braille import bar, curves
 from workbench.render.screen import Screen
 
@@ -182,6 +182,8 @@ def frame(title: str, progress: Any, speed: float, width: int = 88, ascii: bool 
     """A picture of a run as lines: title, a row for each chain, a curve for each of some addresses."""
     if live_filter.shows(progress.info):
         return live_filter.lines(title, progress, speed, width, ascii)
+    if live_elbo.shows(progress.info):
+        return live_elbo.lines(title, progress, speed, width, ascii)
     minutes, seconds = divmod(progress.seconds, 60)
     head = f"{title}  {progress.phase} {progress.done}/{progress.total}  {speed:,.3g}/s  {minutes:.0f}:{seconds:04.1f}"
     lines = [head[:width]]
@@ -203,6 +205,8 @@ def html(title: str, progress: Any, speed: float) -> str:
     """The same picture for a notebook: of constant height, with the curves as inline SVG."""
     if live_filter.shows(progress.info):
         return live_filter.html(title, progress, speed, _table, _meter)
+    if live_elbo.shows(progress.info):
+        return live_elbo.html(title, progress, speed, _table, _meter)
     share = progress.done / max(progress.total, 1)
     minutes, seconds = divmod(progress.seconds, 60)
     head = f"{progress.phase} {progress.done}/{progress.total} · {speed:,.3g}/s · {minutes:.0f}:{seconds:04.1f}"

@@ -16,11 +16,12 @@ from matplotlib.ticker import MaxNLocator
 
 from genmlx.diagnostics import bfmi, ess, ess_tail, psis
 from genmlx.errors import UsageError
-from workbench import filter_plots, live_filter
+from workbench import filter_plots, live_elbo, live_filter
 from workbench.elements import Element, elements
 from workbench.estimates import autocorrelation, cumulative, density, frequencies, rank_histogram, replicated
 from workbench.figures import BAD, INK, QUIET, STYLE, Plot, grid, new_plot
 from workbench.filters import is_filter
+from workbench.report import bound_of
 
 DIVERGENT = "divergent"  # the gid of what marks divergences, which text shows as x
 DETAIL = "detail"  # that of what text leaves out
@@ -303,6 +304,8 @@ def _energy(kind: str, posterior: Any) -> Plot:
 
 def _elbo(kind: str, result: Any) -> Plot:
     """What an optimiser climbs, after each step of each start; the best in full colour."""
+    if hasattr(result, "log_ml_bound"):
+        return _bound(kind, result)
     history = np.asarray(result.history).astype(float)
     history = history.reshape(len(history), -1)
     plot = new_plot(kind, "", 6, 2.8)
@@ -321,6 +324,31 @@ def _elbo(kind: str, result: Any) -> Plot:
     axes.set_title(f"objective {history[-1, best]:.6g}{starts}", loc="left")
     axes.set_xlabel("step")
     return plot
+
+
+def _bound(kind: str, fit: Any) -> Plot:
+    """The objective of each step, its running median, and the bound of the finished guide."""
+    plot = new_plot(kind, "", 6, 2.8)
+    axes = plot.subplots()
+    _climb(axes, np.asarray(fit.history).astype(float))
+    if np.isfinite(fit.log_ml_bound):
+        axes.axhline(fit.log_ml_bound, color="C1", lw=0.8, ls="--")
+    unfinished = "" if fit.converged else "   not converged"
+    axes.set_title(f"{bound_of(fit)}{unfinished}", loc="left")
+    return plot
+
+
+def _climb(axes: Axes, objective: np.ndarray) -> None:
+    if not np.isfinite(objective).any():
+        return
+    shown = live_elbo.levels(objective)
+    width = min(len(shown), max(10, len(shown) // 50))
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(shown, width), axis=1)
+    axes.plot(np.arange(len(shown)), shown, color=QUIET, lw=0.5, gid=DETAIL)
+    axes.plot(np.arange(width - 1, len(shown)), medians, color=INK, lw=1.5)
+    axes.set_xlim(0, max(len(shown) - 1, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("step")
 
 
 def _weights(kind: str, particles: Any) -> Plot:
@@ -440,11 +468,15 @@ def live_figure(progress: Any, plot: Plot | None = None) -> Plot:
     """The draws so far of the numbers that a run watches, on the same figure each time.
 
     ``progress.info["watch"]`` is a function that gives ``{name: [chains, draws]}``; without it, or before there are
-    draws, the figure says how far the run is. Of a particle filter it shows the effective sizes and the evidence.
+    draws, the figure says how far the run is. Of a particle filter it shows the effective sizes and the evidence, of
+    variational inference the objective.
     """
     if live_filter.shows(progress.info):
         with rc_context(STYLE):
             return filter_plots.live(progress, Plot("live") if plot is None else plot)
+    if live_elbo.shows(progress.info):
+        with rc_context(STYLE):
+            return _live_climb(progress, Plot("live") if plot is None else plot)
     found = progress.info.get("watch")
     watched: Any = found() if callable(found) else {}
     values = {name: np.asarray(v, dtype=float) for name, v in watched.items()}
@@ -456,6 +488,16 @@ def live_figure(progress: Any, plot: Plot | None = None) -> Plot:
         plot.set_size_inches(8, 1.35 * len(chosen) + 0.6)
         plot.suptitle(f"{progress.phase} {progress.done:,} of {progress.total:,}", fontsize=9)
         return _traces(plot, chosen) if chosen else plot
+
+
+def _live_climb(progress: Any, plot: Plot) -> Plot:
+    plot.clear()
+    plot.set_size_inches(6, 2.8)
+    axes = plot.subplots()
+    _climb(axes, np.asarray(progress.info["objective"]()).astype(float))
+    told = "   ".join(live_elbo.numbers(progress.info))
+    axes.set_title(f"{progress.phase} {progress.done:,} of {progress.total:,}   {told}", loc="left")
+    return plot
 
 
 # helpers

@@ -159,10 +159,22 @@ def _of_filter(pf: Any, found: Facts) -> list[str]:
     ]
 
 
+def bound_of(fit: Any) -> str:
+    """The evidence bound to the digits of its error.
+
+    >>> from types import SimpleNamespace
+    >>> bound_of(SimpleNamespace(log_ml_bound=-341.67493, log_ml_bound_error=0.00281))
+    'log evidence >= -341.6749 (se 0.0028)'
+    """
+    error = fit.log_ml_bound_error
+    decimals = 4 if not error >= 1e-4 else max(0, 1 - int(f"{error:.1e}".partition("e")[2]))
+    return f"log evidence >= {fit.log_ml_bound:.{decimals}f}{standard_error(error)}"
+
+
 def _of_guide(fit: Any) -> str:
-    bound = f"log evidence >= {fit.log_ml_bound:.6g}{standard_error(fit.log_ml_bound_error)}"
+    """How far a guide is to be trusted."""
     steps = f"{'' if fit.converged else 'not '}converged in {len(fit.history):,} steps"
-    return f"{bound}   k-hat {fit.khat:.2f}   {steps}"
+    return f"{bound_of(fit)}   k-hat {fit.khat:.2f}   {steps}"
 
 
 def _rows_of_guide(fit: Any) -> list[tuple[str, ...]]:

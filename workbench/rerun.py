@@ -64,6 +64,7 @@ def run_again(module: ModuleType, code: CodeType, rerun: dict[str, Changes], tou
         space.clear()
         space.update({name: before[name] for name in _KEPT if name in before})
         exec(code, space)
+        _keep_networks(before, space)
     except BaseException:
         space.clear()
         space.update(before)
@@ -124,6 +125,13 @@ def _placed(function: Any, space: dict[str, Any]) -> FunctionType:
     made.__module__ = function.__module__
     made.__dict__.update(function.__dict__)
     return made
+
+
+def _keep_networks(before: dict[str, Any], space: dict[str, Any]) -> None:
+    """A network that was made again as it was is the old one, with its weights; a changed one keeps those that fit."""
+    for name, new in list(space.items()):
+        if hasattr(type(new), "made_again") and type(old := before.get(name)) is type(new) and old is not new:
+            space[name] = new.made_again(old)
 
 
 def _keep_identities(before: dict[str, Any], space: dict[str, Any], touched: set[int]) -> None:

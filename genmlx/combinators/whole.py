@@ -79,6 +79,8 @@ def stacked(values: list) -> Any:
     if any(isinstance(v, Masked) for v in values):
         raise ValueError("values that only some lanes have are not stacked")
     if any(isinstance(v, (Free, Fixed)) for v in values):
+        if len({type(v) for v in values}) > 1:
+            raise ValueError("choices that are given in different ways are not stacked")
         return type(values[0])(mx.stack([v.array for v in values]))
     return mx.stack([as_array(v) for v in values])
 

@@ -13,7 +13,7 @@ from genmlx.diff import NoChange, UnknownChange, same
 from genmlx.dist.support import Support
 from genmlx.dist.values import as_parameter, as_site_value, is_host_data, shape_mismatch
 from genmlx.errors import AddressError, MissingChoice, ParameterError, UsageError, caller_line
-from genmlx.free import Fixed, Free, Pointwise
+from genmlx.free import Drawn, Fixed, Free, Pointwise
 from genmlx.gfi import Call, GenerativeFunction, unchanged
 from genmlx.masked import active_of, mask_choices, value_of, where
 from genmlx.pytree import register_slots
@@ -272,6 +272,8 @@ class Distribution(GenerativeFunction):
     def _generate(self, args: tuple, constraints: ChoiceMap, key: Any) -> tuple[DistTrace, Any]:
         if constraints.is_empty:
             return self._simulate(args, key), 0.0
+        if isinstance(constraints.value, Drawn):
+            return constraints.value.draw(self, args, key), 0.0
         if isinstance(constraints.value, Pointwise):
             return self._pointwise(args, constraints.value)
         if isinstance(constraints.value, (Free, Fixed)):

@@ -1,5 +1,9 @@
 """Inference algorithms, one per file."""
 
+from genmlx.inference.adev import EstimatorError as EstimatorError
+from genmlx.inference.adev import Expectation as Expectation
+from genmlx.inference.adev import RunningMean as RunningMean
+from genmlx.inference.adev import expectation as expectation
 from genmlx.inference.bands import Bands as Bands
 from genmlx.inference.carry import carry as carry
 from genmlx.inference.chains import run_kernel as run_kernel
@@ -52,6 +56,8 @@ from genmlx.inference.mh import mh as mh
 from genmlx.inference.mh import mh_kernel as mh_kernel
 from genmlx.inference.moves import Translated as Translated
 from genmlx.inference.nuts import nuts as nuts
+from genmlx.inference.objectives import Objective as Objective
+from genmlx.inference.objectives import renyi as renyi
 from genmlx.inference.particle_filter import ParticleFilter as ParticleFilter
 from genmlx.inference.particles import Particles as Particles
 from genmlx.inference.pmcmc import particle_gibbs as particle_gibbs
@@ -59,6 +65,7 @@ from genmlx.inference.pmcmc import pmmh as pmmh
 from genmlx.inference.posterior import Posterior as Posterior
 from genmlx.inference.predictive import log_likelihood as log_likelihood
 from genmlx.inference.predictive import predictive as predictive
+from genmlx.inference.programmable_vi import programmable_vi as programmable_vi
 from genmlx.inference.random_walk import random_walk as random_walk
 from genmlx.inference.resampling import DegenerateWeights as DegenerateWeights
 from genmlx.inference.round_trip import RoundTripError as RoundTripError
@@ -73,3 +80,6 @@ from genmlx.inference.translators import DeterministicTranslator as Deterministi
 from genmlx.inference.translators import GeneralTranslator as GeneralTranslator
 from genmlx.inference.translators import SimpleExtendingTranslator as SimpleExtendingTranslator
 from genmlx.inference.translators import SymmetricTranslator as SymmetricTranslator
+from genmlx.inference.variational import Variational as Variational
+from genmlx.inference.vi import GaussianFit as GaussianFit
+from genmlx.inference.vi import vi as vi

@@ -21,6 +21,7 @@ from genmlx.digest import _code
 from genmlx.errors import GenError
 from genmlx.gen import GenFn
 from genmlx.gfi import Call, GenerativeFunction
+from genmlx.params import ParamStore
 from genmlx.pytree import all_slots
 from genmlx.selection import Selection
 from genmlx.versions import resolve
@@ -184,9 +185,8 @@ def _canonical(value: Any, within: tuple) -> Any:
         return ("selection", repr(value))
     if isinstance(value, Call):
         return ("call", each((value.gen_fn, value.raw_args, value.raw_kwargs)))
-    if isinstance(value, GenFn):
-        trained = {name: value.params[name] for name in value.params if name not in value.params._defaults}
-        return ("model", each([resolve(value).function, trained]))
+    if isinstance(store := getattr(value, "params", None), ParamStore):
+        return ("model", each([resolve(value).function if isinstance(value, GenFn) else value.body, store.trained()]))
     if hasattr(value, "__code__"):
         return ("function", _code(value.__code__, ()), each(_surroundings(value)))
     own = getattr(value, "__dict__", None) or {s: getattr(value, s, None) for s in all_slots(type(value))}
@@ -216,6 +216,8 @@ def _surroundings(function: Any) -> list:
 
 def _is_own(value: Any, function: Any) -> bool:
     """Whether a global is data, a model, or a function of the same module: what a change of the file would change."""
-    if isinstance(value, (bool, int, float, str, tuple, list, mx.array, GenFn)) or hasattr(value, "tobytes"):
+    if isinstance(value, (bool, int, float, str, tuple, list, mx.array)) or hasattr(value, "tobytes"):
+        return True
+    if isinstance(value, GenerativeFunction) and isinstance(getattr(value, "params", None), ParamStore):
         return True
     return hasattr(value, "__code__") and getattr(value, "__module__", None) == function.__module__

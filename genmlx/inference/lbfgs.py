@@ -58,7 +58,9 @@ class Ascent:
             finite = np.isfinite(trial_value) & np.isfinite(trial_gradient).all(-1)
             risen = trial_value >= value + _ARMIJO * size * slope
             # Near the top the value is noise, and the slope still tells (Hager and Zhang 2005).
-            flat = (trial_value >= value - slack) & (abs((trial_gradient * direction).sum(-1)) <= _CURVATURE * slope)
+            with np.errstate(invalid="ignore"):  # where it is not finite
+                slowed = abs((trial_gradient * direction).sum(-1)) <= _CURVATURE * slope
+            flat = (trial_value >= value - slack) & slowed
             taken = pending & finite & (risen | flat)
             new[taken], new_value[taken], new_gradient[taken] = trial[taken], trial_value[taken], trial_gradient[taken]
             pending &= ~taken

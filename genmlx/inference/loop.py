@@ -28,6 +28,9 @@ class Progress(NamedTuple):
     counts the steps of this phase that diverged. Two of its values are functions, to be called when they are wanted:
     ``chains()``, the statistics of each chain, and ``watch()``, the draws of some numbers, ``[chains, draws]`` by name.
 
+    Variational inference tells ``elbo``, the median of the objective over the last steps, and ``objective()``, the
+    objective of every step so far.
+
     A callback that returns a word ends the run after this block, with that word as its status. One that has a method
     ``interrupted`` is told by it of the Ctrl-C after which the run ends with the block at hand.
     """

@@ -49,6 +49,7 @@ METHODS = {
         Method("tempered", "tempered_smc", "posteriors of several modes; gives the evidence"),
         Method("map", "map_optimize", "the most probable choices"),
         Method("laplace", "laplace", "a Gaussian around the most probable choices"),
+        Method("vi", "vi", "continuous choices; the Gaussian nearest to the posterior"),
         Method("smc", "smc", "a series, filtered step by step; gives the evidence", "steps"),
         Method("csmc", "csmc", "the same, with one trace that is kept", "steps"),
         Method("smcp3", "smcp3", "the same, with steps that rewrite old choices", "steps"),

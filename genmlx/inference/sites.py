@@ -7,6 +7,7 @@ from genmlx.combinators.sequence import SequenceTrace
 from genmlx.combinators.vmap import VmapTrace
 from genmlx.combinators.wrapped import WrappedTrace
 from genmlx.dist.distribution import DistTrace
+from genmlx.dist.product import ProductTrace
 from genmlx.gen import GenTrace
 from genmlx.handlers import Spliced
 from genmlx.trace import Trace
@@ -25,6 +26,8 @@ def site_at(trace: Trace | None, address: tuple) -> DistTrace | None:
         return site_at(trace.lanes, address)
     if isinstance(trace, SequenceTrace):
         return site_at(trace.elements[address[0]], address[1:]) if address else None
+    if isinstance(trace, ProductTrace):
+        return site_at(trace.subtraces.get(address[:1]), address[1:])
     if not isinstance(trace, GenTrace):
         return None
     for prefix, inner in trace.subtraces.items():
