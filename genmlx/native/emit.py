@@ -37,7 +37,7 @@ class Buffer(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a pointer comes from: an entry of a table of the caller (0, 1, 2), or so far into its scratch memory (3)."""
+    """Where a pointer comes from: an entry of a table of the caller (0, 1, 2), or a part of its scratch memory (3)."""
 
     table: int
     position: int

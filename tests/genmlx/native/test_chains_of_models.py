@@ -37,8 +37,6 @@ from genmlx.native.density import Disagreement, native_density, native_walk
 from genmlx.native.graph import Untranslatable
 from genmlx.native.kernel import compile_function
 
-pytestmark = pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="machine code is for the CPU")
-
 FEW = {"draws": 20, "warmup": 20, "chains": 2, "key": 1}
 SAMPLERS = {"nuts": nuts, "hmc": hmc, "mala": mala, "random_walk": random_walk}
 
