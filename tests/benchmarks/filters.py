@@ -1,6 +1,7 @@
 """Particle filters: particle steps per second, beside the package `particles` and GenJAX.
 
 Run: python tests/benchmarks/filters.py [--particles PYTHON] [--genjax PYTHON] [--steps 50 1000] [--n 100 1000 100000]
+    [--models hmm walk]
 
 PYTHON is an interpreter that has particles (0.4), or genjax 0.10.3; without it those columns are left out. Models: a
 hidden Markov model of three states, and a Gaussian walk seen through noise. Bootstrap filters with systematic
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--particles", metavar="PYTHON", help="an interpreter with particles")
     parser.add_argument("--genjax", metavar="PYTHON", help="an interpreter with genjax 0.10.3")
+    parser.add_argument("--models", nargs="+", choices=["hmm", "walk"], default=["hmm", "walk"])
     parser.add_argument("--steps", nargs="+", type=int, default=[50, 1000])
     parser.add_argument("--n", nargs="+", type=int, default=[100, 1000, 100_000])
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -44,7 +46,7 @@ def main() -> None:
     pythons = {"genmlx": sys.executable, "particles": options.particles, "genjax": options.genjax}
     sides = {side: python for side, python in pythons.items() if python}
     print(f"{'':8}{'T':>6}{'N':>9}" + "".join(f"{side:>14}{'first':>9}" for side in sides) + "   particle steps/s")
-    for model in ("hmm", "walk"):
+    for model in options.models:
         for steps in options.steps:
             for n in options.n:
                 row = f"{model:8}{steps:6,}{n:9,}"

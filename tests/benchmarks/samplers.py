@@ -26,6 +26,8 @@ through ``mx.compile``, beside what its compilation takes.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -238,7 +240,11 @@ def prepare_numpyro(how: str, folder: str, chains: int) -> Any:
             found = {**mcmc.get_samples(group_by_chain=True), "diverging": stats["diverging"]}
             return {name: np.asarray(value) for name, value in {**found, "n_leapfrog": stats["num_steps"]}.items()}
 
-        return run, mcmc.print_summary
+        def summary() -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                mcmc.print_summary()
+
+        return run, summary
 
     return build
 
