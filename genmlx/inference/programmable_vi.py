@@ -199,9 +199,10 @@ class Ascent:
 
     def kept(self) -> dict:
         """What ``restore`` needs to go on from between two blocks."""
+        state: Any = self.optimiser.state
         return {
             "values": list(self._values.values()),
-            "optimiser": optree.tree_leaves(self.optimiser.state),  # type: ignore[arg-type]
+            "optimiser": optree.tree_leaves(state),
             "baseline": self.problem.baseline.kept(),
             "history": mx.array(self.history),
         }
@@ -225,7 +226,7 @@ class Ascent:
             traces, weights = weighted(problem.call, problem.observations, problem.guide, _SUSPECTS, self.keys.next())
         bad = mx.logical_not(mx.isfinite(weights))
         if mx.any(bad).item():
-            lane = int(mx.argmax(bad))  # type: ignore[arg-type]
+            lane: Any = mx.argmax(bad).item()
             for address in traces.choices:
                 if traces.project(select(address))[lane].item() == -math.inf:
                     passes = "" if not problem.objective.each else "; or 'iwelbo', which passes over single draws"

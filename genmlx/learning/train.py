@@ -136,8 +136,10 @@ def train(
             checks.restore(at.state["checks"])
             limit[0] = at.done if checks.spent else iterations
 
+        def state() -> dict:
+            return {"ascent": ascent.kept(), "checks": checks.kept()}
+
         at = loop.resume(restore)
-        state = lambda: {"ascent": ascent.kept(), "checks": checks.kept()}  # noqa: E731
         loop.run("training", lambda: limit[0], block, done=at.done_in("training"), state=state)
         values = checks.best or ascent.values
         params: dict = {}

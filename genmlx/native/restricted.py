@@ -39,7 +39,7 @@ Address = Any
 
 def reassociated(function: Callable) -> Callable:
     """Let the sums of a function be taken in any order, which is several at once."""
-    function.reassociated = True  # type: ignore[attr-defined]
+    function.__dict__["reassociated"] = True
     return function
 
 

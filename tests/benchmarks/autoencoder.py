@@ -141,7 +141,10 @@ def prepare_numpyro() -> Any:
 
     def dense(name: str, x: Any, width: int) -> Any:
         scale = 1 / np.sqrt(x.shape[-1])
-        between = lambda shape: lambda key: jax.random.uniform(key, shape, minval=-scale, maxval=scale)  # noqa: E731
+
+        def between(shape: tuple) -> Any:
+            return lambda key: jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+
         weight = numpyro.param(f"{name}.weight", between((x.shape[-1], width)))
         return x @ weight + numpyro.param(f"{name}.bias", between((width,)))
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from line_model import LINE
 from traitlets.config import Config
 
 
@@ -68,3 +69,30 @@ def prompt(ip):
     handles = sys.modules["genmlx.gen"]._handles
     for name in [name for name in handles if name[0] == "__main__"]:  # those that a caught error still holds
         del handles[name]
+
+
+@pytest.fixture(scope="module")
+def shell_with_a_line():
+    """A shell with our extension, a model of a line, and data."""
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    ip = InteractiveShell(config=config)
+    ip.run_line_magic("load_ext", "genmlx")
+    ip.run_cell(LINE, store_history=True).raise_error()
+    yield ip
+    ip.run_line_magic("unload_ext", "genmlx")
+
+
+@pytest.fixture
+def run(ip, monkeypatch):
+    """`run(source)` is the result of a cell, what it showed, and what it wrote to stderr."""
+    monkeypatch.setenv("GENMLX_DISPLAY", "off")
+
+    def run(source):
+        with capture_output() as captured:
+            result = ip.run_cell(source, store_history=True)
+        shown = "".join(output.data.get("text/plain", "") for output in captured.outputs)
+        return result, captured.stdout + shown, captured.stderr
+
+    return run

@@ -8,47 +8,14 @@ import threading
 
 import mlx.core as mx
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
-from traitlets.config import Config
+from line_model import LINE
 
 from genmlx.inference import InferenceInterrupted, Optimum, Particles, Posterior
 
-MODEL = """
-@gen
-def line(xs):
-    slope = trace("slope", normal(0, 10))
-    intercept = trace("intercept", normal(0, 10))
-    trace("y", normal(slope * xs + intercept, 1))
-    return slope
-xs = mx.array([1.0, 2.0, 3.0, 4.0, 5.0])
-ys = [2.1, 3.9, 6.2, 7.8, 10.1]
-"""
-
 
 @pytest.fixture(scope="module")
-def ip():
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "nocolor"
-    ip = InteractiveShell(config=config)
-    ip.run_line_magic("load_ext", "genmlx")
-    ip.run_cell(MODEL, store_history=True).raise_error()
-    yield ip
-    ip.run_line_magic("unload_ext", "genmlx")
-
-
-@pytest.fixture
-def run(ip, monkeypatch):
-    monkeypatch.setenv("GENMLX_DISPLAY", "off")
-
-    def run(source):
-        with capture_output() as captured:
-            result = ip.run_cell(source, store_history=True)
-        shown = "".join(output.data.get("text/plain", "") for output in captured.outputs)
-        return result, captured.stdout + shown, captured.stderr
-
-    return run
+def ip(shell_with_a_line):
+    return shell_with_a_line
 
 
 def test_a_posterior_is_bound_shown_once_and_right(run, ip):
@@ -131,7 +98,7 @@ def test_saving(run, ip, tmp_path):
 def test_draws_are_carried_to_an_edited_model(run, ip):
     """The prior of the slope becomes narrow: its exact posterior is a Gaussian, by the precisions of a regression."""
     run("%infer nuts line(xs) | given y=ys -n 500 -w 300 -s 1 -o wide;")[0].raise_error()
-    run(MODEL.replace('"slope", normal(0, 10)', '"slope", normal(0, 2)'))[0].raise_error()
+    run(LINE.replace('"slope", normal(0, 10)', '"slope", normal(0, 2)'))[0].raise_error()
     result, out, _ = run("%infer nuts line(xs) --carry wide -s 2 -o moved")
     result.raise_error()
     moved = ip.user_ns["moved"]
@@ -145,7 +112,7 @@ def test_draws_are_carried_to_an_edited_model(run, ip):
         and abs(moved.std("slope").item() / sd - 1) < 0.15
     )
     assert "v2" in out and "kept" in out and ip.user_ns["wide"].stale
-    run(MODEL)[0].raise_error()
+    run(LINE)[0].raise_error()
 
 
 @pytest.mark.parametrize(

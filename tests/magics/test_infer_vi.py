@@ -3,46 +3,13 @@
 import re
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
-from traitlets.config import Config
 
 from genmlx.inference import GaussianFit
 
-MODEL = """
-@gen
-def line(xs):
-    slope = trace("slope", normal(0, 10))
-    intercept = trace("intercept", normal(0, 10))
-    trace("y", normal(slope * xs + intercept, 1))
-xs = mx.array([1.0, 2.0, 3.0, 4.0, 5.0])
-ys = [2.1, 3.9, 6.2, 7.8, 10.1]
-"""
-
 
 @pytest.fixture(scope="module")
-def ip():
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "nocolor"
-    ip = InteractiveShell(config=config)
-    ip.run_line_magic("load_ext", "genmlx")
-    ip.run_cell(MODEL, store_history=True).raise_error()
-    yield ip
-    ip.run_line_magic("unload_ext", "genmlx")
-
-
-@pytest.fixture
-def run(ip, monkeypatch):
-    monkeypatch.setenv("GENMLX_DISPLAY", "off")
-
-    def run(source):
-        with capture_output() as captured:
-            result = ip.run_cell(source, store_history=True)
-        shown = "".join(output.data.get("text/plain", "") for output in captured.outputs)
-        return result, captured.stdout + shown, captured.stderr
-
-    return run
+def ip(shell_with_a_line):
+    return shell_with_a_line
 
 
 def test_a_fit_is_bound_and_reported(run, ip):

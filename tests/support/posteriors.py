@@ -84,7 +84,7 @@ def gaussian(covariance=COVARIANCE, mean=MEAN):
     return value_and_grad
 
 
-def stationary(make_sampler, step_size, transitions=3, n=4000, metric=None):
+def assert_stationary(make_sampler, step_size, transitions=3, n=4000, metric=None):
     """Chains that begin at exact draws of the Gaussian, after some transitions: still draws of it.
 
     Catches every error of a kernel that changes its stationary distribution, at a step size as coarse as it likes:

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import CONJUGATE_DATA, assert_agrees_with_conjugates, conjugates, gaussian, stationary
+from posteriors import CONJUGATE_DATA, assert_agrees_with_conjugates, assert_stationary, conjugates, gaussian
 
 from genmlx import gen, normal, trace
 from genmlx.errors import ParameterError, UsageError
@@ -21,7 +21,7 @@ def model():
 
 @pytest.mark.parametrize("steps, step_size", [(3, 0.3), (2, 0.9)])
 def test_stationary(steps, step_size):
-    stats = stationary(lambda f: sampler(f, steps), step_size)
+    stats = assert_stationary(lambda f: sampler(f, steps), step_size)
     assert mx.all(stats["n_leapfrog"] == steps).item()
 
 

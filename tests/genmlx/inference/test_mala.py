@@ -3,7 +3,14 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from posteriors import CONJUGATE_DATA, COVARIANCE, assert_agrees_with_conjugates, conjugates, gaussian, stationary
+from posteriors import (
+    CONJUGATE_DATA,
+    COVARIANCE,
+    assert_agrees_with_conjugates,
+    assert_stationary,
+    conjugates,
+    gaussian,
+)
 from scipy import stats
 
 from genmlx import gen, normal, trace
@@ -51,12 +58,12 @@ def test_the_noise_of_a_vector_is_not_shared_by_its_elements():
 @pytest.mark.parametrize("dense", [False, True])
 def test_stationary(dense):
     m = metric(COVARIANCE if dense else [0.5, 2.0, 1.0], 3)
-    found = stationary(sampler, 0.8, transitions=5, metric=m)
+    found = assert_stationary(sampler, 0.8, transitions=5, metric=m)
     assert 0.2 < mx.mean(found["accept"]).item() < 0.95
 
 
 def test_a_random_walk_is_stationary():
-    stationary(walk_sampler, 0.9, transitions=10, metric=metric(COVARIANCE, 3))
+    assert_stationary(walk_sampler, 0.9, transitions=10, metric=metric(COVARIANCE, 3))
 
 
 def test_conjugate_posteriors(way):

@@ -13,10 +13,10 @@ from posteriors import (
     SCHOOLS,
     assert_agrees,
     assert_agrees_with_conjugates,
+    assert_stationary,
     conjugates,
     eight_schools,
     gaussian,
-    stationary,
 )
 
 from genmlx import exponential, flip, gen, normal, random, trace
@@ -135,7 +135,7 @@ class _Recursive:
 
 @pytest.mark.parametrize("step_size", [0.3, 1.0])
 def test_stationary(step_size):
-    stats = stationary(sampler, step_size)
+    stats = assert_stationary(sampler, step_size)
     assert mx.max(stats["n_leapfrog"]).item() > 3
 
 

@@ -62,7 +62,7 @@ def estimates(problem, n, seed=0):
     return table[:, 0], table[:, 1:], [name for _, name in problem.learned]
 
 
-def agree(found, exact, largest):
+def assert_agree(found, exact, largest):
     """Within four standard errors, each no larger than ``largest`` of the exact number, and 0.02."""
     found = found.reshape(len(found), -1)
     error = found.std(axis=0, ddof=1) / math.sqrt(len(found))
@@ -125,8 +125,8 @@ def test_a_support_that_moves_with_a_parameter():
         return -(x[0] ** 2) / 3 + x[0] / 2 - 0.5 - math.log(2 * math.pi) + math.log(x[0])
 
     values, gradients, _ = estimates(problem_of(conjugate(), guide(), {"y": 1.0}, particles=500), 40)
-    agree(values, exact([1.2]), largest=0.01)
-    agree(gradients, slopes(exact, [1.2]), largest=0.02)
+    assert_agree(values, exact([1.2]), largest=0.01)
+    assert_agree(gradients, slopes(exact, [1.2]), largest=0.02)
 
 
 def test_the_bounds_are_ordered_and_become_tight():
@@ -287,8 +287,8 @@ def test_gradients_of_discrete_latents(objective, estimator, baseline):
     problem = problem_of(prior_with_weight(), bits_guide(), {"y": Y}, objective, estimator, baseline, 2, 250)
     values, gradients, names = estimates(problem, 40)
     assert names == ["phi", "psi", "theta"]
-    agree(values, bits_exact(h, x, 2), largest=0.05)
-    agree(gradients, slopes(lambda x: bits_exact(h, x, 2), x), largest=0.15)
+    assert_agree(values, bits_exact(h, x, 2), largest=0.05)
+    assert_agree(gradients, slopes(lambda x: bits_exact(h, x, 2), x), largest=0.15)
 
 
 def test_an_enumerated_bound_has_exact_gradients():
@@ -315,7 +315,7 @@ def test_wake_gradients_of_discrete_latents(objective, which, learns):
     problem = problem_of(prior_with_weight(), bits_guide(), {"y": Y}, objective, particles=2, samples=250)
     _, gradients, names = estimates(problem, 40)
     assert names == [["phi", "psi", "theta"][i] for i in learns]
-    agree(gradients, exact[learns], largest=0.15)
+    assert_agree(gradients, exact[learns], largest=0.15)
 
 
 # gradients, continuous: by quadrature over two draws
@@ -369,8 +369,8 @@ def test_gradients_of_continuous_latents(objective, estimator):
     problem = problem_of(shifted(), wide_guide(), {"y": Y}, objective, estimator, particles=2, samples=500)
     values, gradients, names = estimates(problem, 40)
     assert names == ["mean", "log_sd", "theta"]
-    agree(values, normal_exact(h, x), largest=0.05)
-    agree(gradients, slopes(lambda x: normal_exact(h, x), x), largest=0.1)
+    assert_agree(values, normal_exact(h, x), largest=0.05)
+    assert_agree(gradients, slopes(lambda x: normal_exact(h, x), x), largest=0.1)
 
 
 @pytest.mark.parametrize(("objective", "which", "learns"), [("qwake", 1, [0, 1]), ("pwake", 0, [2])])
@@ -389,7 +389,7 @@ def test_wake_gradients_do_not_go_through_the_draws(objective, which, learns):
     _, gradients, names = estimates(problem, 40)
     assert names == [["mean", "log_sd", "theta"][i] for i in learns]
     assert np.all(np.abs(exact[learns]) > 0.1)
-    agree(gradients, exact[learns], largest=0.1)
+    assert_agree(gradients, exact[learns], largest=0.1)
 
 
 def test_the_baseline_of_vimco_is_the_bound_with_the_geometric_mean_of_the_others():

@@ -20,7 +20,7 @@ def log_normal_density(x, mean, scale):
     return stats.norm(mean, scale).logpdf(x)
 
 
-def unbiased(log_mls, exact, largest=0.06):
+def assert_unbiased(log_mls, exact, largest=0.06):
     """exp(log_ml - exact) has mean 1: within three of its own standard errors, which are small."""
     ratios = np.exp(np.array(log_mls, np.float64) - exact)
     error = ratios.std(ddof=1) / math.sqrt(len(ratios))
@@ -251,7 +251,7 @@ def test_a_block_of_two_states_is_unbiased(threshold):
     steps = [(walk(1, 0.0), {(0, "y"): YS[0]})]
     steps += [(walk(t + 1, 0.0), {(t, "y"): YS[t]}, last_two, previous) for t in (1, 2, 3)]
     found = [smcp3(steps, particles=40, ess_threshold=threshold, key=seed) for seed in range(40)]
-    unbiased([pf.log_ml.item() for pf in found], walk_evidence(YS))
+    assert_unbiased([pf.log_ml.item() for pf in found], walk_evidence(YS))
     assert all(resampled == (threshold == 1.0) for resampled in found[0].history.resampled[:3]) or threshold == 0.5
     for i in (0, 39):  # all of a particle belongs together: its score is that of a fresh assess
         one = found[0].traces[i]
@@ -273,7 +273,7 @@ def test_locally_optimal_proposals():
     assert np.array(weight) == pytest.approx(np.full(30, log_normal_density(YS[1], 0.4, 2**0.5)), abs=1e-5)
     steps = [(walk(1, 0.0), {(0, "y"): YS[0]})]
     steps += [(walk(t + 1, 0.0), {(t, "y"): YS[t]}, optimal) for t in (1, 2, 3)]
-    unbiased([smcp3(steps, particles=40, key=seed).log_ml.item() for seed in range(40)], walk_evidence(YS))
+    assert_unbiased([smcp3(steps, particles=40, key=seed).log_ml.item() for seed in range(40)], walk_evidence(YS))
 
 
 DATA = [-1.5, -1.1, 1.4, 2.0]
@@ -352,7 +352,7 @@ def test_split_and_merge_against_enumeration():
     )
     assert len(kept) == 3 and result.n == 8000
     for log_weights, k in zip(kept, (1, 2, 1), strict=True):
-        unbiased(np.array(log_weights), mixed_evidence(k))
+        assert_unbiased(np.array(log_weights), mixed_evidence(k))
     one = result.traces[0]
     assert one.score.item() == pytest.approx(mixed(1).assess(one.choices).score.item(), abs=1e-4)
 
@@ -374,11 +374,11 @@ def scaled():
 def test_a_transform_with_scale_needs_its_jacobian(monkeypatch):
     """(d) Without log 1/2 the evidence is twice too large, which this test sees."""
     weights, exact = scaled()
-    unbiased(np.array(weights), exact, 0.02)
+    assert_unbiased(np.array(weights), exact, 0.02)
     monkeypatch.setattr(import_module("genmlx.inference.smcp3"), "log_det", lambda *_: 0.0)
     weights, exact = scaled()
     with pytest.raises(AssertionError):
-        unbiased(np.array(weights), exact, 0.04)
+        assert_unbiased(np.array(weights), exact, 0.04)
 
 
 def test_posterior_means_after_rewriting():
@@ -489,7 +489,7 @@ def test_a_particle_of_weight_zero_stays_so():
     result = smcp3(steps, 6000, ess_threshold=0.0, record=lambda pf: kept.append(np.array(pf.log_weights)), key=1)
     dead = np.isneginf(kept[1])
     assert 2500 < dead.sum() < 3500 and np.isneginf(kept[2][dead]).all()
-    unbiased(kept[2], math.log(math.log(2)))  # the integral of 1/x over (1/2, 1)
+    assert_unbiased(kept[2], math.log(math.log(2)))  # the integral of 1/x over (1/2, 1)
     assert result.log_ml.item() == pytest.approx(math.log(math.log(2)), abs=0.1)
 
 
@@ -511,7 +511,7 @@ def test_choices_that_some_lanes_have():
     start = [(model(), {"y": 1.0})]
     result = smcp3([*start, (model(), None, switched, switched)], 6000, ess_threshold=0.0, key=1)
     exact = math.log(0.3 * stats.norm(0, math.sqrt(1.25)).pdf(1) + 0.7 * stats.norm(0, 0.5).pdf(1))
-    unbiased(np.array(result.log_weights), exact)
+    assert_unbiased(np.array(result.log_weights), exact)
 
 
 # errors

@@ -507,3 +507,9 @@ def test_an_address_that_is_not_there():
         with pytest.raises(UnknownAddress, match="the guide has no such latent"):
             ask("y")
     assert genmlx.Variational is Variational and repr(fit).startswith("<Variational of unit: bound -1.5")
+
+
+def test_a_fit_is_judged_by_draws_that_are_all_its_own():
+    """Catches noise that the blocks of draws share: a bound by 1,000 draws, with the error of 4,000."""
+    draws = np.array(vi(unit(), {"y": 1.0}, key=KEY)["x"])
+    assert len(np.unique(draws)) > 3990

@@ -35,7 +35,7 @@ def exact(xs):
     return each.sum(), np.array([(m - THETA).sum(), (slope * xs).sum(), slope.sum(), len(xs) * (1 - 2 * v)])
 
 
-def agrees(rows, wanted):
+def assert_agrees(rows, wanted):
     error = rows.std(0, ddof=1) / math.sqrt(len(rows))
     assert np.all(error > 0) and np.all(np.abs(rows.mean(0) - wanted) < 4 * error), (rows.mean(0), error, wanted)
 
@@ -57,8 +57,8 @@ def test_the_bound_and_its_gradient_are_unbiased():
     """200 keys of one draw for each of four rows, in the model's parameter and in the guide's."""
     value, wanted = exact(XS)
     values, rows = estimates(XS, 1.0, 200)
-    agrees(values, value)
-    agrees(rows, wanted)
+    assert_agrees(values, value)
+    assert_agrees(rows, wanted)
 
 
 def test_so_they_are_in_batches():
@@ -95,7 +95,7 @@ def test_a_discrete_latent_by_its_score_and_by_enumeration():
     one = gradient(lambda key: bound(key, estimator="enumerate"), key=1)
     assert one[guide, "t"].item() == pytest.approx(slope, rel=1e-4)
     rows = [gradient(lambda key: bound(key, samples=4, estimator="reinforce"), key=i) for i in range(150)]
-    agrees(np.array([[row[guide, "t"].item()] for row in rows]), [slope])
+    assert_agrees(np.array([[row[guide, "t"].item()] for row in rows]), [slope])
 
 
 def test_a_guide_of_other_latents_raises():

@@ -21,7 +21,7 @@ def runs(objective, reads, n):
     return np.array(values), np.array([[np.sum(np.array(g[read])) for read in reads] for g in found])
 
 
-def agrees(rows, exact, bias=0.0):
+def assert_agrees(rows, exact, bias=0.0):
     error = rows.std(0, ddof=1) / math.sqrt(len(rows))
     assert np.all(error > 0) and np.all(np.abs(rows.mean(0) - exact) < 4 * error + bias), (rows.mean(0), error, exact)
 
@@ -43,8 +43,8 @@ def test_the_gradient_on_a_conjugate_model():
     values, rows = runs(
         lambda key: log_evidence(model(), {"y": 2.5}, 1000, key=key), [(model, "mu"), (model, "log_sd")], 60
     )
-    agrees(rows, [1.0, 1.0 * (4.0 / 4.0 - 0.5)], bias=4e-3)
-    agrees(values, -0.5 * math.log(4 * math.pi) - 1.0, bias=2e-3)
+    assert_agrees(rows, [1.0, 1.0 * (4.0 / 4.0 - 0.5)], bias=4e-3)
+    assert_agrees(values, -0.5 * math.log(4 * math.pi) - 1.0, bias=2e-3)
 
 
 def test_the_bias_with_one_particle_is_what_is_said():
@@ -53,7 +53,7 @@ def test_the_bias_with_one_particle_is_what_is_said():
     model = normal_normal()
     model.params["mu"] = 0.5
     _, rows = runs(lambda key: log_evidence(model(), {"y": 2.5}, 1, key=key), [(model, "mu")], 300)
-    agrees(rows, [0.0])
+    assert_agrees(rows, [0.0])
 
 
 def test_the_gradient_on_discrete_latents_with_two_particles():
@@ -73,7 +73,7 @@ def test_the_gradient_on_discrete_latents_with_two_particles():
         score = [np.array([z - chance, z * (y - m * z)]) for z in (a, b)]
         exact += p[a] * p[b] * (w[a] * score[0] + w[b] * score[1]) / (w[a] + w[b])
     _, rows = runs(lambda key: log_evidence(model(), {"y": y}, 2, key=key), [(model, "t"), (model, "m")], 400)
-    agrees(rows, exact)
+    assert_agrees(rows, exact)
     posterior = p[1] * w[1] / (p[0] * w[0] + p[1] * w[1])
     assert abs(exact[0] - (posterior - chance)) > 0.05  # which two particles do not give
 
@@ -92,7 +92,7 @@ def test_a_proposal_that_is_the_posterior():
 
     values, rows = runs(objective, [(model, "mu"), (model, "log_sd")], 200)
     np.testing.assert_allclose(values, -0.5 * math.log(4 * math.pi) - 1.0, rtol=1e-5)
-    agrees(rows, [1.0, 0.5])
+    assert_agrees(rows, [1.0, 0.5])
     assert set(gradient(objective, key=1)) == {(model, "mu"), (model, "log_sd")}
 
 
@@ -152,8 +152,8 @@ def test_the_gradient_through_smc():
     exact = optimize.approx_fprime(theta, forward, 1e-6)
     reads = [(step, "stay"), (step, "last"), (step, "level")]
     values, rows = runs(lambda key: smc_log_evidence(steps, 500, key=key), reads, 30)
-    agrees(rows, exact, bias=0.01)
-    agrees(np.exp(values), math.exp(forward(theta)))
+    assert_agrees(rows, exact, bias=0.01)
+    assert_agrees(np.exp(values), math.exp(forward(theta)))
     assert np.all(np.abs(exact) > 0.02)
 
 
@@ -163,7 +163,7 @@ def test_importance_sampling_has_the_same_gradient():
     call, observations = steps[-1][0], {(t, "y"): y for t, y in enumerate(OBSERVED)}
     reads = [(step, "stay"), (step, "last"), (step, "level")]
     _, rows = runs(lambda key: log_evidence(call, observations, 2000, key=key), reads, 30)
-    agrees(rows, optimize.approx_fprime(theta, forward, 1e-6), bias=0.01)
+    assert_agrees(rows, optimize.approx_fprime(theta, forward, 1e-6), bias=0.01)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def mean_gradient(objective, reads, runs):
     return rows.mean(0), rows.std(0, ddof=1) / math.sqrt(runs)
 
 
-def agrees(mean, error, exact):
+def assert_agrees(mean, error, exact):
     assert np.all(error > 0) and np.all(np.abs(mean - exact) < 4 * error), (mean, error, exact)
 
 
@@ -50,7 +50,7 @@ def test_the_gradient_of_a_lecture():
         lambda key: lecture(p(), lambda c: q(c["x"]), 200, key), [(q, "theta"), (q, "log_std")], 40
     )
     variance = math.exp(0.8)
-    agrees(mean, error, [-1.0 / variance, (1.0 + 0.09) / variance - 1.0])
+    assert_agrees(mean, error, [-1.0 / variance, (1.0 + 0.09) / variance - 1.0])
     assert np.all(error < 0.02)
 
 
@@ -107,7 +107,7 @@ def test_the_gradient_of_a_lecture_on_discrete_choices():
         chance = 1 / (1 + np.exp(-t))
         exact[0] += 0.25 * (x - chance[0])
         exact[at] += 0.25 * (y - chance[at])
-    agrees(found.mean(0), found.std(0, ddof=1) / math.sqrt(40), exact)
+    assert_agrees(found.mean(0), found.std(0, ddof=1) / math.sqrt(40), exact)
 
 
 def test_a_student_learns_exclusive_or():
@@ -146,7 +146,7 @@ def test_the_gradient_of_wake(samples):
         return wake(decoder(), {"x": XS}, lambda c: encoder(c["x"]), samples, key)
 
     mean, error = mean_gradient(objective, [(decoder, "theta")], 100)
-    agrees(mean, error, [0.3 * 12 + 4 * (1.0 - 0.5)])
+    assert_agrees(mean, error, [0.3 * 12 + 4 * (1.0 - 0.5)])
     assert error[0] == pytest.approx(math.exp(0.2) * math.sqrt(4 / samples / 100), rel=0.3)
     assert set(gradient(objective, key=1)) == {(decoder, "theta")}
 
@@ -170,7 +170,10 @@ def test_wake_sleep_in_batches():
     """The wake term is scaled to all rows, the sleep term is not: both have the same mean as without batches."""
     decoder, encoder = autoencoder()
     frozen = dict(optimiser=optim.SGD(0.0), iterations=400, key=1, samples=1, dreams=20)
-    guide = lambda c: encoder(c["x"])  # noqa: E731
+
+    def guide(c):
+        return encoder(c["x"])
+
     few = wake_sleep(decoder(), {"x": XS}, guide, batch_size=1, **frozen)
     for name, exact in {
         # log p(z, x) = -log 2 pi - z^2 / 2 - (x - z)^2 / 2 with z ~ N(0, 1); log q = log N(z; 0, 1) with z ~ N(0, 1)

@@ -78,7 +78,7 @@ def of_schools(positions):
     return {"mu": mu, "tau": np.exp(log_tau), "log tau": log_tau, "theta 1": mu + np.exp(log_tau) * z}
 
 
-def agree_with_quadrature(positions, errors=4.0, least=2000):
+def assert_agree_with_quadrature(positions, errors=4.0, least=2000):
     for name, values in of_schools(positions).items():
         draws = mx.array(values.astype(np.float32))
         assert float(ess(draws)) > least and float(rhat(draws)) < 1.01, name
@@ -93,7 +93,7 @@ def test_eight_schools_by_400_000_draws(method, dtype):
     start = np.random.default_rng(0).normal(size=(8, 10))
     walk = NativeWalk(method, native_schools(dtype), start, False, {"max_depth": 10, "trajectory": 1.5})
     positions, stats, _ = run(walk, draws=50_000, warmup=1000, target_accept=0.95)
-    agree_with_quadrature(positions, least=20_000)
+    assert_agree_with_quadrature(positions, least=20_000)
     assert walk.execution == f"native ({np.dtype(dtype).name})"
     assert stats["diverging"].mean() < 0.001
 
@@ -105,7 +105,7 @@ def test_eight_schools_by_small_steps(method, thin):
     walk = NativeWalk(method, native_schools(np.float64), start, True, {})
     target = {"mala": 0.8, "random_walk": 0.234}[method]
     positions, _, _ = run(walk, draws=20_000, warmup=2000, thin=thin, target_accept=target)
-    agree_with_quadrature(positions, least=2000)
+    assert_agree_with_quadrature(positions, least=2000)
 
 
 HOW = {"draws": 60, "warmup": 160, "thin": 2}

@@ -168,7 +168,7 @@ def is_real(value):
     return isinstance(value, float) or (isinstance(value, mx.array) and value.dtype == mx.float32)
 
 
-def close(native, mlx, tolerance):
+def assert_close(native, mlx, tolerance):
     """Floats relative to the largest of their array, or to 1 if that is less; all others exactly."""
     for own, reference in zip(native, mlx, strict=True):
         a, b = np.array(own), np.array(reference)
@@ -197,7 +197,7 @@ def test_densities_and_gradients(call, observations, batch):
         with density._context():
             kernel = compile_function(f, points[0], *params)
             for u in points:
-                close(kernel(u, *params), f(u, *params), 1e-4 if call.gen_fn.__name__ == "model" else 2e-5)
+                assert_close(kernel(u, *params), f(u, *params), 1e-4 if call.gen_fn.__name__ == "model" else 2e-5)
 
 
 def traces():
@@ -219,4 +219,4 @@ def test_traces_from_keys(call):
 
     kernel = compile_function(f, mx.random.key(0))
     for seed in range(3):
-        close(kernel(mx.random.key(seed)), f(mx.random.key(seed)), 1e-4)
+        assert_close(kernel(mx.random.key(seed)), f(mx.random.key(seed)), 1e-4)

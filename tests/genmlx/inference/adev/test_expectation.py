@@ -46,7 +46,7 @@ def slope(f, x, h=1e-5):
     return (f(x + h) - f(x - h)) / (2 * h)
 
 
-def agrees(estimate, exact, largest, least=0.0):
+def assert_agrees(estimate, exact, largest, least=0.0):
     """Within four standard errors, which are no larger than ``largest``: a zero, or noise, would not do."""
     error = estimate.error.item()
     assert least <= error <= largest
@@ -85,7 +85,7 @@ def test_a_reparameterised_draw_is_differentiated_exactly():
 
     gradient = expectation(scaled(3.0, 0.5)).grad(samples=400, key=1)
     assert gradient.args[1].value.item() == 3.0 and gradient.args[1].error.item() == 0.0
-    agrees(gradient.args[0], 0.5, largest=0.06, least=0.04)
+    assert_agrees(gradient.args[0], 0.5, largest=0.06, least=0.04)
 
 
 def test_the_bounds_of_a_uniform():
@@ -94,16 +94,16 @@ def test_the_bounds_of_a_uniform():
         return trace("x", uniform(a, b)) ** 2
 
     low, high = expectation(square(0.0, 1.0)).grad(samples=20_000, key=2).args
-    agrees(low, 1 / 3, largest=0.003)
-    agrees(high, 2 / 3, largest=0.006)
+    assert_agrees(low, 1 / 3, largest=0.003)
+    assert_agrees(high, 2 / 3, largest=0.006)
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "measure_valued"])
 def test_estimators_with_noise_have_the_mean_of_the_enumeration(estimator):
     """At p = 0.3 the part that only differentiates the cost is -0.35: an estimator that vanishes is far off."""
     gradient = expectation(bet(0.3), estimator=estimator).grad(samples=20_000, key=3)
-    agrees(gradient.args[0], -0.2, largest=0.004, least=1e-4)
-    agrees(gradient.value, -0.105, largest=0.001)
+    assert_agrees(gradient.args[0], -0.2, largest=0.004, least=1e-4)
+    assert_agrees(gradient.value, -0.105, largest=0.001)
 
 
 # composition: each model with the exact expectation, by a sum or a closed form
@@ -320,8 +320,8 @@ CASES = [(model, exact, estimator) for model, exact, estimators in ALL for estim
 @pytest.mark.parametrize(("model", "exact", "estimator"), CASES, ids=[f"{m.__name__}-{e}" for m, _, e in CASES])
 def test_derivatives_through_models_and_combinators(model, exact, estimator):
     gradient = expectation(model(T), estimator=estimator).grad(samples=4000, key=4)
-    agrees(gradient.value, exact(T), largest=0.3)
-    agrees(gradient.args[0], slope(exact, T), largest=0.15 * abs(slope(exact, T)))
+    assert_agrees(gradient.value, exact(T), largest=0.3)
+    assert_agrees(gradient.args[0], slope(exact, T), largest=0.15 * abs(slope(exact, T)))
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,8 @@ def test_parameters_of_models_and_of_those_that_they_run():
         return param("scale", 2.0) * x * x
 
     gradient = expectation(outer()).grad(samples=20_000, key=6)
-    agrees(gradient["scale"], 1.25, largest=0.02)  # mu^2 + 1
-    agrees(gradient["mu"], 2.0, largest=0.04)  # scale 2 mu
+    assert_agrees(gradient["scale"], 1.25, largest=0.02)  # mu^2 + 1
+    assert_agrees(gradient["mu"], 2.0, largest=0.04)  # scale 2 mu
     assert gradient.params[inner, "mu"] is gradient["mu"]
     with pytest.raises(UnknownAddress, match="'mu', 'scale'|'scale', 'mu'"):
         gradient["sigma"]
@@ -361,7 +361,7 @@ def test_arguments_of_any_structure_and_arrays():
     gradient = expectation(model(mx.array([0.1, 0.2]), 3, {"scale": 0.5})).grad(samples=2000, key=7)
     assert np.array(gradient.args[0].value) == pytest.approx([3.0, 6.0], rel=1e-6)
     assert gradient.args[1] is None
-    agrees(gradient.args[2]["scale"], 1.0, largest=0.5)
+    assert_agrees(gradient.args[2]["scale"], 1.0, largest=0.5)
 
 
 # costs
@@ -372,7 +372,7 @@ def test_a_cost_may_jump_where_the_draw_is_not_differentiated_through():
     exact = math.exp(-0.5 * 0.3**2) / math.sqrt(2 * math.pi)
     for estimator in ("reinforce", "measure_valued"):
         jump = expectation(normal(0.3, 1.0), lambda tr: mx.where(tr.retval > 0, 1.0, 0.0), estimator=estimator)
-        agrees(jump.grad(samples=20_000, key=8).args[0], exact, largest=0.005)
+        assert_agrees(jump.grad(samples=20_000, key=8).args[0], exact, largest=0.005)
 
 
 def test_a_cost_that_is_infinite_where_it_cannot_be():
@@ -398,15 +398,15 @@ def test_weak_derivatives_of_the_second_moment(call, exact):
     made = expectation(call, lambda tr: tr.retval * tr.retval, estimator="measure_valued")
     found = made.grad(samples=20_000, key=9).args
     for estimate, derivative in zip(found, exact, strict=True):
-        agrees(estimate, derivative, largest=0.03 * abs(derivative) + 0.01)
+        assert_agrees(estimate, derivative, largest=0.03 * abs(derivative) + 0.01)
 
 
 def test_weak_derivatives_beyond_moments():
     """E[exp(i x)]: all moments at once. N(mu, s) has cos(mu) exp(-s^2 / 2)."""
     made = expectation(normal(0.5, 0.8), lambda tr: mx.cos(tr.retval), estimator="measure_valued")
     mu, sigma = made.grad(samples=20_000, key=10).args
-    agrees(mu, -math.sin(0.5) * math.exp(-0.32), largest=0.005)
-    agrees(sigma, -0.8 * math.cos(0.5) * math.exp(-0.32), largest=0.008)
+    assert_agrees(mu, -math.sin(0.5) * math.exp(-0.32), largest=0.005)
+    assert_agrees(sigma, -0.8 * math.cos(0.5) * math.exp(-0.32), largest=0.008)
 
 
 # as a value that others differentiate
@@ -468,10 +468,10 @@ def test_baselines_keep_the_mean_and_reduce_the_variance():
         return made.grad(samples=4000, key=key).args[0]
 
     plain = grad(None)
-    agrees(plain, 2.0, largest=0.5, least=0.3)
+    assert_agrees(plain, 2.0, largest=0.5, least=0.3)
     for baseline in ("leave-one-out", 22.0):
         better = grad(baseline)
-        agrees(better, 2.0, largest=0.09)
+        assert_agrees(better, 2.0, largest=0.09)
         assert better.variance.item() < plain.variance.item() / 15
 
 
@@ -480,7 +480,7 @@ def test_a_running_mean_learns_from_the_calls_before():
     cost = expectation(normal(1.0, 1.0), lambda tr: tr.retval**2 + 20.0, estimator="reinforce", baseline=baseline)
     first, second, third = (cost.grad(samples=2000, key=k) for k in (13, 14, 15))
     assert first.args[0].variance.item() > 10 * second.args[0].variance.item()
-    agrees(third.args[0], 2.0, largest=0.15)
+    assert_agrees(third.args[0], 2.0, largest=0.15)
     each = [g.value.value.item() for g in (first, second, third)]
     assert baseline.offset(1).item() == pytest.approx((each[0] + 2 * each[1] + 4 * each[2]) / 7, rel=1e-5)
 
@@ -565,13 +565,13 @@ def test_supports_that_stay_while_parameters_move():
         return stats.truncnorm(-1 - mu, 2 - mu, mu, 1.0).moment(2)
 
     found = expectation(bounded(0.3), estimator="reinforce").grad(samples=20_000, key=17).args[0]
-    agrees(found, slope(exact, 0.3, 1e-4), largest=0.03)
+    assert_agrees(found, slope(exact, 0.3, 1e-4), largest=0.03)
 
     @gen
     def moved(t):
         return trace("x", transformed(normal(0.0, 1.0), Affine(t, 2.0))) ** 2
 
-    agrees(expectation(moved(0.3), estimator="reinforce").grad(samples=20_000, key=18).args[0], 0.6, largest=0.1)
+    assert_agrees(expectation(moved(0.3), estimator="reinforce").grad(samples=20_000, key=18).args[0], 0.6, largest=0.1)
 
 
 def test_parameters_that_cannot_vary_cost_no_runs():
@@ -582,7 +582,7 @@ def test_parameters_that_cannot_vary_cost_no_runs():
 
     made = expectation(model(0.5), estimator="measure_valued")
     assert made.rows == 1 + 2 * (1 + 2)
-    agrees(made.grad(samples=4000, key=19).args[0], 1.0, largest=0.05)
+    assert_agrees(made.grad(samples=4000, key=19).args[0], 1.0, largest=0.05)
 
 
 def test_a_weak_derivative_behind_a_switch_is_not_found_and_says_so():
@@ -609,7 +609,7 @@ def test_a_support_that_depends_on_a_choice_is_not_enumerated():
     with pytest.raises(EstimatorError, match="not known before the run") as error:
         expectation(dependent(T), estimator="enumerate")
     assert error.value.address == ("k",)
-    agrees(expectation(dependent(T)).grad(samples=4000, key=16).args[0], 0.5, largest=0.05)
+    assert_agrees(expectation(dependent(T)).grad(samples=4000, key=16).args[0], 0.5, largest=0.05)
 
 
 def test_too_many_combinations_say_how_many():
