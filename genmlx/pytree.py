@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,11 @@ def map_arrays(f: Callable, tree: Any) -> Any:
         return made[id(leaf)]
 
     return optree.tree_map(once, tree, namespace=NAMESPACE)
+
+
+def map_leaves(f: Callable, tree: Any) -> Any:
+    """``f`` of every leaf."""
+    return optree.tree_map(f, tree, namespace=NAMESPACE)
 
 
 class Skeleton:
@@ -60,10 +66,11 @@ def register(cls: type, flatten: Any, unflatten: Any) -> None:
     optree.register_pytree_node(cls, flatten, unflatten, namespace=NAMESPACE)
 
 
-def all_slots(cls: type) -> list[str]:
+@functools.cache
+def all_slots(cls: type) -> tuple[str, ...]:
     """The slots of a class and its bases, without those that it computes by a property."""
     slots = [slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())]
-    return [slot for slot in slots if not isinstance(getattr(cls, slot, None), property)]
+    return tuple(slot for slot in slots if not isinstance(getattr(cls, slot, None), property))
 
 
 def register_slots(cls: type, data: tuple[str, ...]) -> None:

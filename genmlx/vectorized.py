@@ -30,6 +30,7 @@ from genmlx.gfi import (
     require_selectable,
 )
 from genmlx.gradients import host_value_errors
+from genmlx.masked import value_of
 from genmlx.pytree import NAMESPACE, Skeleton, all_slots, map_arrays, split_arrays
 from genmlx.random import as_key, lane_key
 from genmlx.selection import as_selection
@@ -211,27 +212,45 @@ class Lanes:
 
 
 def vsimulate(call: Call, n: int, key: Any = None) -> VectorizedTrace:
+    from genmlx.kept import kept
+
     gen_fn = call.gen_fn
+
+    def batch(key: Any, args: tuple) -> Any:
+        return run(lambda key: _without_args(gen_fn._simulate(args, key)), n, key)
+
     with pinned(), gen_errors(gen_fn):
         args = gen_fn.own(call)
-        trace = run(lambda key: _without_args(gen_fn._simulate(args, key)), _count(n), as_key(key))
+        trace = kept(("simulate", _count(n)), (gen_fn,), batch, as_key(key), args)
         return _batch(trace, args, n)
 
 
 def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: bool = True) -> Generated:
-    gen_fn = call.gen_fn
-    with pinned(), gen_errors(gen_fn):
-        args, constraints = gen_fn.own(call), checked_choices(constraints)
+    from genmlx.kept import Varying, kept
 
+    gen_fn = call.gen_fn
+
+    def batch(key: Any, args: tuple, given: Varying) -> Any:
         def lane(key: Any, constraints: ChoiceMap) -> Any:
             trace, weight = gen_fn._generate(args, constraints, key)
             return _without_args(trace), weight
 
-        trace, weight = run(lane, _count(n), as_key(key), constraints)
+        return run(lane, n, key, given.tree)
+
+    with pinned(), gen_errors(gen_fn):
+        args, constraints = gen_fn.own(call), checked_choices(constraints)
+        given = Varying(constraints)
+        trace, weight = kept(("generate", _count(n)), (gen_fn,), batch, as_key(key), args, given, soon=_weighed)
         trace = _with_args(trace, args)
         if strict:
             gen_fn.require_visited(trace, constraints)
         return Generated(_batch(trace, args, n), _weights(weight, n))
+
+
+def _weighed(made: tuple) -> list[mx.array]:
+    """What importance sampling looks at: the weights, the scores, and the choices that depend on the lane."""
+    trace, weight = made
+    return [weight, trace.score, *(value_of(leaf) for leaf in trace.choices.to_dict().values())]
 
 
 def where(condition: mx.array, new: Any, old: Any) -> Any:

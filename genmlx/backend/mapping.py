@@ -86,6 +86,11 @@ def mended_operators() -> Iterator[None]:
             setattr(owner, name, original)
 
 
+def is_mapping() -> bool:
+    """Whether a body is traced for a batch or a gradient at this moment."""
+    return _depth > 0
+
+
 def _tied(original: Callable) -> Callable:
     def operator(a: Any, b: Any, *rest: Any, **named: Any) -> Any:
         if isinstance(a, mx.array) and isinstance(b, mx.array):

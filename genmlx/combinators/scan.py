@@ -41,10 +41,11 @@ class Scan(Sequence):
         return columns_length(self, _columns(args[1]))
 
     def step_args(self, args: tuple, t: int, elements: list[Trace]) -> tuple:
-        carry = _pair(self, elements[t - 1].retval)[0] if t else args[0]
+        return (_pair(self, elements[t - 1].retval)[0] if t else args[0], self.step_inputs(args, t))
+
+    def step_inputs(self, args: tuple, t: int) -> Any:
         xs = args[1]
-        x = xs[t] if isinstance(xs, (list, mx.array)) else _map(lambda leaf: leaf[t], xs)
-        return (carry, x)
+        return xs[t] if isinstance(xs, (list, mx.array)) else _map(lambda leaf: leaf[t], xs)
 
     def changed_steps(self, old: tuple, new: tuple, diffs: tuple, n: int) -> Iterable[int]:
         columns = [[column for _, column in _columns(xs)] for xs in (old[1], new[1])]

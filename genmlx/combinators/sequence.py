@@ -98,6 +98,10 @@ class Sequence(Combinator):
         """The kernel's arguments at step ``t``, given the traces of the steps before it."""
         raise NotImplementedError
 
+    def step_inputs(self, args: tuple, t: int) -> Any:
+        """What step ``t`` of a chain is given besides its state and the shared arguments."""
+        raise NotImplementedError
+
     def changed_steps(self, old: tuple, new: tuple, diffs: tuple, n: int) -> Iterable[int]:
         """The steps below ``n`` whose arguments may differ, the state of the step before aside."""
         raise NotImplementedError

@@ -35,6 +35,9 @@ class Unfold(Sequence):
     def length(self, args: tuple) -> int:
         return whole_number(self, "n", args[0])
 
+    def step_inputs(self, args: tuple, t: int) -> int:
+        return t
+
     def step_args(self, args: tuple, t: int, elements: list[Trace]) -> tuple:
         return (t, elements[t - 1].retval if t else args[1], *args[2:])
 

@@ -159,13 +159,20 @@ def _past(sequence: tuple, elements: Elements) -> list[Kept]:
     return [*(Kept(sequence, stack.start, stack) for stack in stacks), *own]
 
 
+def last_step(elements: Any) -> Trace:
+    """The trace of the last step of a sequence that has lanes."""
+    if not isinstance(elements, Elements):
+        return elements[-1]
+    last = elements.n - 1
+    if last in elements.own:
+        return elements.own[last]
+    stack = elements.stack_of(last)
+    return map_arrays(lambda array: array[:, last - stack.start], stack.trace)
+
+
 def _last(elements: Elements) -> Elements:
     """The sequence with its last step alone."""
-    last = elements.n - 1
-    trace = elements.own.get(last)
-    if trace is None:
-        stack = elements.stack_of(last)
-        trace = map_arrays(lambda array: array[:, last - stack.start], stack.trace)
+    last, trace = elements.n - 1, last_step(elements)
     return Elements([EmptyStack(map_arrays(lambda array: AWAY, trace), 0, last)], {last: trace}, elements.n)
 
 

@@ -65,7 +65,7 @@ def _growth(call: Call, length: str | None) -> tuple[int, Callable[[int], Call]]
         return gen_fn.length(args), lambda n: gen_fn(n, *args[1:])
     if isinstance(gen_fn, Scan):
         init, xs, *rest = call.args
-        return gen_fn.length(call.args), lambda n: gen_fn(init, _first(xs, n), *rest)
+        return gen_fn.length(call.args), lambda n: gen_fn(init, first_elements(xs, n), *rest)
     if not isinstance(gen_fn, GenFn):
         raise UsageError(f"{name_of(gen_fn)} does not grow", expected="an unfold, a scan, or a model with a length")
     bound = gen_fn.signature.bind(*call.raw_args, **call.raw_kwargs)
@@ -91,7 +91,7 @@ def _growth(call: Call, length: str | None) -> tuple[int, Callable[[int], Call]]
     return bound.arguments[name], grown
 
 
-def _first(xs: Any, n: int) -> Any:
+def first_elements(xs: Any, n: int) -> Any:
     """The first elements of what ``scan`` runs over: a list, or columns."""
     if isinstance(xs, list):
         return xs[:n]

@@ -19,11 +19,13 @@ from genmlx.inference.loop import Loop
 from genmlx.inference.particles import Particles
 from genmlx.inference.problem import checked_problem, impossible, no_density, positive_count
 from genmlx.inference.resampling import log_mean_exp
+from genmlx.kept import execution, kept
 from genmlx.vectorized import VectorizedTrace, concatenate, run, vgenerate
 from genmlx.versions import pinned
 
 # Particles in one evaluation: enough to spend the time in arithmetic, few enough to bound memory and Ctrl-C.
 _BLOCK = 50_000
+_MANY = 1_000_000
 
 
 def importance_sampling(
@@ -33,11 +35,15 @@ def importance_sampling(
     proposal: Call | None = None,
     key: Any = None,
     progress: Callable | None = None,
+    native: bool | None = None,
 ) -> Particles:
     """``particles`` weighted traces that agree with the observations.
 
     ``proposal`` is a call whose choices are the latents it names; the other latents come from the prior.
     weight = log p(t; x) - log q(latents). Raises when every weight is zero, naming the observation at fault.
+
+    ``native`` is whether batches are machine code, by default where a million particles or more make up for its
+    compilation; True raises where that cannot be. The result's ``execution`` says what they were.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -65,14 +71,15 @@ def importance_sampling(
             parts.append((trace, weight))
         return {"log_ml": log_mean_exp(mx.concatenate([w for _, w in parts])).item()}
 
-    with pinned(), gen_errors(call.gen_fn), Loop("importance_sampling", progress) as loop:
+    running = execution(native, particles >= _MANY)
+    with pinned(), gen_errors(call.gen_fn), Loop("importance_sampling", progress) as loop, running as how:
         loop.run("sampling", n_blocks, block)
         traces = concatenate([trace for trace, _ in parts])
         log_weights = mx.concatenate([weight for _, weight in parts])
         log_ml = log_mean_exp(log_weights)
         if log_ml.item() == -math.inf:
             raise impossible(call, traces, observations)
-    result = Particles(traces, log_weights, log_ml, call, observations, loop.status, loop.timing)
+    result = Particles(traces, log_weights, log_ml, call, observations, loop.status, loop.timing, how.found)
     return loop.deliver(result)
 
 
@@ -84,11 +91,12 @@ def importance_resampling(
     proposal: Call | None = None,
     key: Any = None,
     progress: Callable | None = None,
+    native: bool | None = None,
 ) -> Particles:
     """``samples`` equally weighted traces, resampled (systematically) from ``particles`` weighted ones."""
     positive_count("samples", samples)
     streams = random.streams(key)
-    weighted = importance_sampling(call, observations, particles, proposal, streams.initialise, progress)
+    weighted = importance_sampling(call, observations, particles, proposal, streams.initialise, progress, native)
     return weighted.resample(samples, streams.resample)
 
 
@@ -100,14 +108,17 @@ def weighted(
         return vgenerate(call, observations, n, key)
     if not isinstance(proposal, Call):
         raise UsageError("the proposal is not a call", expected="a generative function applied to its arguments")
-    args = proposal.gen_fn.bind(proposal)
+    proposing = proposal.gen_fn
 
-    def lane(key: Any) -> Any:
-        trace = proposal.gen_fn._simulate(args, key)
-        return trace.choices, trace.score
+    def batch(key: Any, args: tuple) -> Any:
+        def lane(key: Any) -> Any:
+            trace = proposing._simulate(args, key)
+            return trace.choices, trace.score
+
+        return run(lane, n, key)
 
     propose_key, generate_key = random.split(key)
-    choices, score = run(lane, n, propose_key)
+    choices, score = kept(("propose", n), (proposing,), batch, propose_key, proposing.own(proposal))
     for address in choices:
         if address in observations:
             raise UsageError("the proposal proposes an observed choice", address=address, gen_fn=proposal.gen_fn)

@@ -18,6 +18,7 @@ from genmlx.errors import GenError, ParameterError, UsageError, show_address, sh
 from genmlx.gfi import Call, checked_choices, gen_errors, require_selectable
 from genmlx.inference.attic import NOTHING, Attic, TakenAway, brought_back, found_at, put_away, refers_to_it
 from genmlx.inference.evidence_error import evidence_error, lost_pairs
+from genmlx.inference.extension import added, one_more_step
 from genmlx.inference.history import FilterStep, History
 from genmlx.inference.importance import weighted
 from genmlx.inference.kernels import Kernel, as_kernel
@@ -190,7 +191,17 @@ class ParticleFilter(Particles):
         call = self.call if call is None else call
         if not isinstance(call, Call) or call.gen_fn is not self.call.gen_fn:
             raise UsageError("a step is a call of the same model", expected=f"{self.call!r} with other arguments")
+        if proposal is None and (made := self._one_step_longer(call, new, random.as_key(key))) is not None:
+            return made
         return self._moved(SimpleExtendingTranslator(call, None, new, proposal), call, new, key)
+
+    def _one_step_longer(self, call: Call, new: ChoiceMap, key: mx.array) -> ParticleFilter | None:
+        with gen_errors(self.call.gen_fn):
+            try:
+                found = one_more_step(self.recent, self.log_weights, call, new, key)
+            except TakenAway:  # by an error that looks at the past to say what is wrong
+                return None
+            return None if found is None else self._reweighted(*found, call, new, attic=self.attic).tidied()
 
     def translate(
         self, translator: Translator, call: Call | None = None, observations: Any = None, key: Any = None
@@ -214,27 +225,31 @@ class ParticleFilter(Particles):
         with gen_errors(self.call.gen_fn):
             traces, weights, attic = self._applied(lambda traces: translator(traces, key))
             call = Call(traces.gen_fn, traces.args, {}) if call is None else call
-            made = self.extended(traces, weights, call, new, replace, attic)
-        made.recent, made.attic = put_away(made.recent, made.attic)
-        return made
+            return self.extended(traces, weights, call, new, replace, attic).tidied()
 
-    def extended(
+    def extended(self, traces: VectorizedTrace, weights: mx.array, *step: Any, **more: Any) -> ParticleFilter:
+        """One more step, whose traces and weights somebody else has made."""
+        return self._reweighted(traces, added(self.log_weights, weights), *step, **more)
+
+    def _reweighted(
         self,
         traces: VectorizedTrace,
-        weights: mx.array,
+        log_weights: mx.array,
         call: Call,
         new: ChoiceMap,
         replace: bool = False,
         attic: Attic = NOTHING,
     ) -> ParticleFilter:
-        """One more step, whose traces and weights somebody else has made."""
-        # A particle of weight zero keeps it, also where its trace becomes possible: that would be -inf + inf.
-        log_weights = mx.where(self.log_weights > -math.inf, self.log_weights + weights, -math.inf)
         evaluate(traces, log_weights)
         _require_weight(call, traces, log_weights, new, len(self.history), attic)
         observations = new if replace else self.observations.merge(new)
         made = self._replaced(traces=traces, log_weights=log_weights, call=call, observations=observations, attic=attic)
         return made._noted(self._log_ml)
+
+    def tidied(self) -> ParticleFilter:
+        """With the past of its traces put away."""
+        self.recent, self.attic = put_away(self.recent, self.attic)
+        return self
 
     # resampling
 
@@ -369,9 +384,7 @@ class ParticleFilter(Particles):
             name = getattr(kernel, "name", None) or getattr(kernel, "__name__", "of rejuvenation")
             self._require_observations(f"the kernel {name}", traces)
         accept = mx.mean(mx.stack(accepted)).item() if accepted else math.nan
-        made = self._replaced(traces=traces, history=self.history.amended(accept=accept), attic=attic)
-        made.recent, made.attic = put_away(made.recent, made.attic)
-        return made
+        return self._replaced(traces=traces, history=self.history.amended(accept=accept), attic=attic).tidied()
 
     def move_reweight(self, move: Any, key: Any = None) -> ParticleFilter:
         """Each particle moved, with its weight changed by what the move leaves out.
@@ -446,7 +459,7 @@ def _require_weight(
     step: int,
     attic: Attic = NOTHING,
 ) -> None:
-    if mx.any(mx.isnan(log_weights)).item():
+    if _has_nan(log_weights):
         traces = brought_back(traces, attic)
         broken = (a for a in traces.choices if mx.any(mx.isnan(traces.project(select(a)))).item())
         raise ParameterError(
@@ -464,6 +477,12 @@ def _require_weight(
         expected=error.expected,
         hint="more particles, a proposal that looks at the observation, or rejuvenation",
     )
+
+
+def _has_nan(log_weights: mx.array) -> bool:
+    import numpy as np
+
+    return bool(np.isnan(np.array(log_weights)).any())
 
 
 def _priorities(priority: Any, log_weights: mx.array) -> mx.array:

@@ -22,7 +22,8 @@ from genmlx.vectorized import VectorizedTrace
 class Particles:
     """``n`` traces with log weights ``[n]``, and ``log_ml``, the log of the estimated marginal likelihood.
 
-    exp(log_ml) is an unbiased estimate: the mean of the weights.
+    exp(log_ml) is an unbiased estimate: the mean of the weights. ``execution`` says how they were made: by the
+    ``handlers``, ``replayed`` as recorded graphs, or as ``native`` code.
     """
 
     algorithm = "importance_sampling"
@@ -36,9 +37,11 @@ class Particles:
         observations: ChoiceMap,
         status: str = "complete",
         timing: dict | None = None,
+        execution: str = "handlers",
     ):
         self.traces, self.log_weights, self.log_ml = traces, log_weights, log_ml
         self.call, self.observations, self.status, self.timing = call, observations, status, timing or {}
+        self.execution = execution
 
     @property
     def n(self) -> int:
@@ -114,7 +117,8 @@ class Particles:
         n = positive_count("n", self.n if n is None else n)
         kept = self.traces.take(resample(self.log_weights, n, as_key(key), scheme))
         weights = mx.zeros((n,))
-        return Particles(kept, weights, self.log_ml, self.call, self.observations, self.status, self.timing)
+        shared = (self.log_ml, self.call, self.observations, self.status, self.timing, self.execution)
+        return Particles(kept, weights, *shared)
 
     def to_posterior(self, draws: int | None = None, key: Any = None) -> Any:
         """A ``Posterior`` of one chain: ``draws`` particles drawn by their weights."""

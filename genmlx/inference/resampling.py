@@ -7,7 +7,7 @@ Multinomial, stratified, systematic and residual resampling as in Douc, Cappe an
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -21,13 +21,10 @@ class DegenerateWeights(ParameterError, ImpossibleObservation):
 
 def host_weights(log_weights: mx.array) -> Any:
     """Weights that sum to one, numpy; raises when all are zero, or one is NaN or infinite."""
-    import numpy as np
-
-    logs, top = _checked(log_weights)
-    if top == -math.inf:
+    weighed = _weighed(log_weights)
+    if weighed.weights is None:
         raise DegenerateWeights("every particle has weight zero", hint="more particles, or a better proposal")
-    weights = np.exp(logs - top)
-    return weights / weights.sum()
+    return weighed.weights
 
 
 def normalised(log_weights: mx.array) -> mx.array:
@@ -50,10 +47,7 @@ def log_mean_exp(log_weights: mx.array) -> mx.array:
 
 def log_mean(log_weights: mx.array) -> float:
     """``log_mean_exp`` in float64."""
-    import numpy as np
-
-    logs, top = _checked(log_weights)
-    return top if top == -math.inf else top + math.log(np.exp(logs - top).mean())
+    return _weighed(log_weights).log_mean
 
 
 def effective_size(log_weights: mx.array) -> mx.array:
@@ -66,16 +60,41 @@ def effective_size(log_weights: mx.array) -> mx.array:
     return mx.array(1.0 / float(weights @ weights))
 
 
-def _checked(log_weights: mx.array) -> tuple[Any, float]:
-    """The log weights in float64, and the greatest."""
+class _Weighed(NamedTuple):
+    """Log weights as they were, the weights (None when all are zero), and the log of their mean."""
+
+    given: mx.array
+    logs: Any
+    weights: Any
+    log_mean: float
+
+
+_last: tuple[_Weighed, ...] = ()
+
+
+def _weighed(log_weights: mx.array) -> _Weighed:
+    """A filter asks for the same weights several times a step: those of the last two arrays are kept."""
+    global _last
     import numpy as np
 
-    logs = np.array(log_weights, dtype=np.float64)
+    logs = np.array(log_weights)
+    for known in _last:
+        if known.given is log_weights and np.array_equal(known.logs, logs):
+            return known
     top = float(logs.max())
     if math.isnan(top) or top == math.inf:
         what = "NaN" if math.isnan(top) else "infinite"
         raise ParameterError(f"a particle's weight is {what}: so is a density of the model at a draw")
-    return logs, top
+    if top == -math.inf:
+        found = _Weighed(log_weights, logs, None, top)
+    else:
+        weights = np.exp(logs.astype(np.float64) - top)
+        total = weights.sum()
+        weights /= total
+        weights.flags.writeable = False
+        found = _Weighed(log_weights, logs, weights, top + math.log(total / weights.size))
+    _last = (found, *_last[:1])
+    return found
 
 
 def resample(log_weights: mx.array, n: int, key: Any, scheme: str = "systematic") -> mx.array:

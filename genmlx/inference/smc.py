@@ -19,7 +19,10 @@ from genmlx.inference.particle_filter import ParticleFilter
 from genmlx.inference.problem import positive_count
 from genmlx.inference.replay import Replays
 from genmlx.inference.resampling import SCHEMES
+from genmlx.kept import execution
 from genmlx.versions import pinned
+
+_LONG, _MANY = 200, 2_000_000  # steps, and particles times steps, from which on machine code pays for its compilation
 
 
 class Stage(NamedTuple):
@@ -41,6 +44,7 @@ def smc(
     record: Callable[[ParticleFilter], Any] | None = None,
     key: Any = None,
     progress: Callable | None = None,
+    native: bool | None = None,
 ) -> ParticleFilter:
     """The particles after the last step, with ``log_ml``, ``history``, and complete traces.
 
@@ -55,6 +59,11 @@ def smc(
     resampled after each step also where all weights are equal. ``strata`` are those of ``ParticleFilter.init``.
     ``record(filter)`` is called after each step, before it is resampled, and ``history.recorded`` keeps what it
     returns. Ctrl-C returns the particles as they are, with ``status`` "interrupted".
+
+    ``native`` is whether the steps are machine code: by default from 200 steps on, or two million particles times
+    steps, where its compilation is made up for. True raises where that cannot be. Only the steps of an ``unfold`` or a
+    ``scan`` are one piece of code; other models would need one for each step, and are compiled only when asked for.
+    ``execution`` of the result says how the steps were made.
 
     Raises ``DegenerateWeights`` when a step leaves every particle with weight zero, naming the observation.
 
@@ -72,8 +81,10 @@ def smc(
     (True, True)
     """
     filtering = Filtering(steps, particles, ess_threshold, resampling, proposal, rejuvenate, strata)
-    with Loop("smc", progress) as loop:
+    pays = len(filtering.stages) >= _LONG or len(filtering.stages) * particles >= _MANY
+    with Loop("smc", progress) as loop, execution(native, pays) as how:
         result = filtering.run(random.streams(key), loop, record)
+    result.execution = how.found
     result.status, result.timing = loop.status, loop.timing
     return loop.deliver(result)
 

@@ -17,7 +17,6 @@ from genmlx import random
 from genmlx.choicemap import EMPTY, ChoiceMap, covering
 from genmlx.errors import GenError, MissingChoice, UnknownAddress, UsageError, nearest, show_address, show_addresses
 from genmlx.gfi import Call, checked_choices, gen_errors
-from genmlx.inference.attic import put_away
 from genmlx.inference.loop import Loop
 from genmlx.inference.moves import (
     NEW,
@@ -109,8 +108,7 @@ class Smcp3Step(Translator):
                 made = pf.extended(*step(pf.traces, key, check), self.call, self.observations)
             else:
                 traces, weights, attic = pf._applied(lambda traces: step(traces, key, check))
-                made = pf.extended(traces, weights, self.call, self.observations, attic=attic)
-                made.recent, made.attic = put_away(made.recent, made.attic)
+                made = pf.extended(traces, weights, self.call, self.observations, attic=attic).tidied()
         if step._removed:
             made = made._replaced(observations=made.observations.without(select(*step._removed)))
         return made

@@ -11,6 +11,7 @@ import optree
 
 from genmlx import random
 from genmlx.choicemap import ChoiceMap, _equal
+from genmlx.diff import same
 from genmlx.errors import UsageError
 from genmlx.gfi import Call
 from genmlx.inference.importance import weighted
@@ -44,5 +45,7 @@ def stratified(
 
 def same_values(a: Any, b: Any) -> bool:
     """Whether two trees are equal, arrays by their values."""
+    if same(a, b):
+        return True
     (left, form), (right, other) = (optree.tree_flatten(tree, namespace=NAMESPACE) for tree in (a, b))
     return form == other and all(map(_equal, left, right))

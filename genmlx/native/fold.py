@@ -156,6 +156,13 @@ def _simpler(node: Node) -> Node:
         return node.inputs[0]
     if node.op in ("Reshape", "Broadcast", "Flatten", "Unflatten") and node.inputs[0].shape == node.shape:
         return node.inputs[0]
+    if node.op == "Transpose" and list(node.settings[0]) == [*range(len(node.shape))]:
+        return node.inputs[0]
+    if node.op == "Subtract" and node.dtype.kind == "f" and is_all(node.inputs[1], 0):
+        if not np.signbit(node.inputs[1].value.flat[0]):
+            return node.inputs[0]
+    if node.op == "Divide" and node.dtype.kind == "f" and (reciprocal := _exact_reciprocal(node.inputs[1])) is not None:
+        node = Node("Multiply", (), (node.inputs[0], reciprocal), node.shape, node.dtype)
     if node.op == "Multiply" and node.dtype.kind == "f":
         for one, other in (node.inputs, node.inputs[::-1]):
             if is_all(one, 1):
@@ -165,6 +172,16 @@ def _simpler(node: Node) -> Node:
     if node.op == "Power" and node.dtype.kind == "f":
         return _power(node)
     return node
+
+
+def _exact_reciprocal(node: Node) -> Node | None:
+    """1 / x, where x is a power of two: then a product with it is the quotient, to the bit."""
+    if node.op != "Constant" or not node.size or not uniform(node.value):
+        return None
+    x = node.value.flat[0]
+    if not np.isfinite(x) or abs(np.frexp(x)[0]) != 0.5 or abs(np.frexp(x)[1]) > 100:
+        return None
+    return constant(np.broadcast_to(np.asarray(1 / x, node.dtype), node.shape))
 
 
 def _power(node: Node) -> Node:

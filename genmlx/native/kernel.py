@@ -46,6 +46,7 @@ class NativeFunction:
         self._results = [(node.shape, node.dtype) for node in graph.outputs]
 
     def __call__(self, *arrays: mx.array) -> list[mx.array]:
+        mx.eval(arrays)
         inputs = [self._given(array, form) for array, form in zip(arrays, self.inputs, strict=True)]
         outputs = [np.empty(shape, dtype) for shape, dtype in self._results]
         scratch = np.empty(self.scratch_bytes + _ALIGNMENT, np.uint8)

@@ -5,6 +5,7 @@ Sums come out in another order, which changes their rounding only.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ _LONGEST = 1 << 17  # elements of a sum whose blocks are given up: more would lo
 
 def improved(graph: Graph) -> Graph:
     """The graph after all of them."""
-    for change in (_whole_sum, _triangular, _Vanishing(), _accumulated):
+    for change in (_whole_sum, _sum_of_terms, _triangular, _Vanishing(), _accumulated):
         graph = rewritten(graph, change)
     return graph
 
@@ -77,6 +78,26 @@ def _part(node: Node) -> tuple[Node, int, int] | None:
         if source.shape[:-1] == lead and not any(starts[:-1]) and all(step == 1 for step in steps):
             return source, starts[-1], starts[-1] + node.shape[-1]
     return node, 0, node.shape[-1]
+
+
+# sums of scores, which are stacked to be added
+
+
+_TERMS = 64  # more are added in a loop
+
+
+def _sum_of_terms(node: Node) -> Node:
+    """The sum along an axis of arrays put side by side, each of size one there: one plus the other."""
+    if node.op != "Reduce" or node.settings[0] != _SUM or len(node.settings[1]) != 1:
+        return node
+    (axis,), stacked = node.settings[1], node.inputs[0]
+    if stacked.op != "Concatenate" or stacked.settings[0] != axis or not 1 < len(stacked.inputs) <= _TERMS:
+        return node
+    if node.dtype != stacked.dtype or any(term.shape[axis] != 1 for term in stacked.inputs):
+        return node
+    shape = stacked.inputs[0].shape
+    total = functools.reduce(lambda a, b: Node("Add", (), (a, b), shape, node.dtype), stacked.inputs)
+    return total if shape == node.shape else Node("Reshape", (node.shape,), (total,), node.shape, node.dtype)
 
 
 # inverses of factors, which MLX takes for inverses of any matrix in a batch

@@ -87,11 +87,11 @@ def test_a_run_that_is_ended_gives_the_particles_so_far(monkeypatch, how, status
             return "enough"
         os.kill(os.getpid(), signal.SIGINT)
 
-    result = smc(steps, particles=20, progress=stop, key=18)
+    result = smc(steps, particles=20, progress=stop, key=18, native=False)
     assert result.status == status and status in repr(result)
     done = len(result.history)
     assert 1 <= done < 200
-    shorter = smc(steps[:done], particles=20, key=18)
+    shorter = smc(steps[:done], particles=20, key=18, native=False)
     assert result.log_ml.item() == shorter.log_ml.item()
     assert result[(done - 1, "x")].tolist() == shorter[(done - 1, "x")].tolist()
     post = result.to_posterior(5, key=0)

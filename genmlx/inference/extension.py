@@ -1,0 +1,117 @@
+"""One more step of a chain, for all particles: its kernel runs by itself, and is the same batch for every step.
+
+An update of a sequence that only grows runs the kernel at its end and leaves the rest alone. A filter runs the kernel
+without the rest, with the number of the step and its observations as arrays like the states, so that what is made of
+one step (``genmlx/kept.py``) serves for all. A kernel that needs the number as a Python number, or that might tell one
+from an array, is left to the update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import mlx.core as mx
+
+from genmlx.choicemap import ChoiceMap
+from genmlx.combinators.elements import Elements
+from genmlx.combinators.scan import Scan
+from genmlx.combinators.sequence import Sequence, tally
+from genmlx.dist.values import as_array
+from genmlx.errors import under
+from genmlx.gfi import Call
+from genmlx.inference.attic import last_step
+from genmlx.inference.growing import first_elements
+from genmlx.inference.strata import same_values
+from genmlx.kept import Varying, kept
+from genmlx.pytree import map_arrays, map_leaves
+from genmlx.random import Keys, split
+from genmlx.readings import Readings, readings
+from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, run
+from genmlx.versions import pinned
+
+
+def one_more_step(
+    traces: VectorizedTrace, log_weights: mx.array, call: Call, observations: ChoiceMap, key: mx.array
+) -> tuple[VectorizedTrace, mx.array] | None:
+    """The traces with one more step, and their log weights, as by an update; None where more than that changes."""
+    sequence, old = call.gen_fn, traces.lanes
+    if not isinstance(sequence, Sequence) or not sequence.chained or not len(old.elements) or old.reads():
+        return None
+    t, args = len(old.elements), sequence.own(call)
+    if sequence.length(args) != t + 1 or any(part != t for part in observations.parts()):
+        return None
+    if not _is_longer(traces.args, args, isinstance(sequence, Scan)):
+        return None
+    kernel, read = sequence.kernel, _read_by(sequence.kernel)
+    if read is None:
+        return None
+
+    def batch(key: Any, step: Any, shared: tuple, given: Varying, lanes: tuple) -> Any:
+        def lane(key: Any, lanes: tuple, given: ChoiceMap) -> Any:
+            state, sums, log_weight = lanes
+            own = kernel.bind(sequence.kernel_args(state, step, (None, None, *shared)))
+            element, weight = kernel._generate(own, given, Keys(split(key)[1]).next())
+            sequence.next_state(element.retval)
+            sums = sums + tally([element.score])
+            score = mx.where(sums[1] > 0, -mx.inf, sums[0])
+            return _replaced(element, args=()), added(log_weight, weight), sums, score
+
+        with under((t,)):
+            return run(lane, traces.n, key, Lanes(lanes), given.tree)
+
+    with pinned(traces.pins):
+        state = sequence.next_state(last_step(old.elements).retval)
+        number, shared = sequence.step_inputs(args, t), args[2:]
+        step = map_leaves(lambda leaf: as_array(leaf) if isinstance(leaf, (bool, int, float)) else leaf, number)
+        given = Varying(observations.sub((t,)))
+        lanes = (state, old.tally, log_weights)
+        try:
+            element, log_weights, sums, score = kept(
+                ("extend", sequence.name, traces.n), (kernel,), batch, key, step, shared, given, lanes
+            )
+        except Exception:  # whatever it was comes up again in the update, or does not
+            _unfit[kernel] = read
+            return None
+        if element.reads():
+            return None
+        lanes = map_arrays(lambda array: mx.broadcast_to(array, (traces.n, *array.shape)), (number, shared))
+        own = kernel.bind(sequence.kernel_args(state, lanes[0], (None, None, *lanes[1])))
+        new = _replaced(
+            old, args=(), score=score, tally=sums, elements=_longer(old.elements, _replaced(element, args=own))
+        )
+        sequence.require_visited(new, observations)
+        return _batch(new, args, traces.n), log_weights
+
+
+_readings: WeakKeyDictionary[Any, Readings | None] = WeakKeyDictionary()
+_unfit: WeakKeyDictionary[Any, Readings] = WeakKeyDictionary()
+
+
+def _read_by(kernel: Any) -> Readings | None:
+    """What a kernel reads, if it may be run with an array for the number of a step."""
+    read = _readings.get(kernel)
+    if read is None or not read.unchanged():
+        read = _readings[kernel] = readings((kernel,))
+    if read is None or read.particular or _unfit.get(kernel) is read:
+        return None
+    return read
+
+
+def added(log_weights: mx.array, weights: Any) -> mx.array:
+    """The log weights after a step: one of -inf stays, also where a trace becomes possible (-inf + inf is NaN)."""
+    return mx.where(log_weights > -mx.inf, log_weights + weights, -mx.inf)
+
+
+def _is_longer(old: tuple, new: tuple, has_columns: bool) -> bool:
+    """Whether the steps that there are have the arguments that they had."""
+    if has_columns:
+        (init, xs), (other, longer) = old, new
+        return same_values((init, xs), (other, first_elements(longer, -1)))
+    return same_values(old[1:], new[1:])
+
+
+def _longer(elements: Any, element: Any) -> Elements:
+    if not isinstance(elements, Elements):
+        elements = Elements([], dict(enumerate(elements)), len(elements))
+    return Elements(list(elements.stacks), {**elements.own, elements.n: element}, elements.n + 1)
