@@ -9,7 +9,7 @@ from scipy import optimize
 
 from genmlx import dist, gen, normal, trace
 from genmlx.errors import ParameterError, UsageError
-from genmlx.inference.lbfgs import Ascent
+from genmlx.inference.lbfgs import Ascent, batched
 from genmlx.inference.map_optimize import map_optimize
 
 KEY = mx.random.key(0)
@@ -165,7 +165,7 @@ def test_ascent_finds_the_top_of_rosenbrock():
 
         return mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)
 
-    ascent = Ascent(f, mx.array([[-1.2, 1.0], [2.0, 2.0], [0.0, -1.0], [1.0, 1.0]]))
+    ascent = Ascent(batched(f), mx.array([[-1.2, 1.0], [2.0, 2.0], [0.0, -1.0], [1.0, 1.0]]))
     for _ in range(200):
         if ascent.done:
             break
@@ -184,7 +184,7 @@ def test_a_wall_is_stepped_back_from():
         value = mx.where(inside, -0.01 * (safe - 1.9) ** 2, -math.inf)
         return value, mx.where(inside, -0.02 * (safe - 1.9), math.nan)[:, None]
 
-    ascent = Ascent(f, mx.array([[-50.0], [0.0]]))
+    ascent = Ascent(batched(f), mx.array([[-50.0], [0.0]]))
     while not ascent.done:
         ascent.step()
     np.testing.assert_allclose(ascent.u[:, 0], 1.9, atol=1e-2)
@@ -193,7 +193,8 @@ def test_a_wall_is_stepped_back_from():
 @pytest.mark.parametrize("one", [lambda v: -mx.sum(mx.sqrt(1 + v * v)), lambda v: -mx.sum(mx.logaddexp(v, -v))])
 def test_flat_flanks_do_not_throw_it(one):
     """A secant step from a flank leaps far beyond the top: catches a line search that takes whatever is finite."""
-    ascent = Ascent(lambda u: (mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)), mx.array([[10.0], [2.0], [30.0], [-7.0]]))
+    f = batched(lambda u: (mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)))
+    ascent = Ascent(f, mx.array([[10.0], [2.0], [30.0], [-7.0]]))
     while not ascent.done:
         ascent.step()
     np.testing.assert_allclose(ascent.u, 0, atol=1e-3)
