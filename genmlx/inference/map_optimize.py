@@ -22,8 +22,11 @@ from genmlx.trace import Trace
 @dataclass(frozen=True, repr=False)
 class Optimum:
     """``trace`` is the model's trace at the mode, ``score`` its log joint density, ``history`` that of every restart
-    after each step, [steps + 1, restarts]; ``status`` is ``complete`` or ``interrupted``; ``execution`` says whether the
-    density was ``native`` machine code, ``replayed`` as a recorded MLX graph, or run by its handlers and why."""
+    after each step, [steps + 1, restarts]; ``status`` is ``complete`` or ``interrupted``.
+
+    ``execution`` says whether the density was ``native`` machine code, a ``replayed`` MLX graph, or run by its handlers
+    and why.
+    """
 
     trace: Trace
     score: mx.array

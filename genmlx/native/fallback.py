@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from genmlx.errors import UsageError
+from genmlx.errors import BatchError, UsageError
 from genmlx.native.graph import Untranslatable
 
 _LOG = logging.getLogger("genmlx.native")
@@ -29,7 +29,7 @@ def attempted(what: str, call: Any, make: Callable[[], Made], required: bool) ->
     except Exception as error:
         if required:
             raise
-        foreseen = isinstance(error, (Untranslatable, UsageError)) and not isinstance(error, Disagreement)
+        foreseen = isinstance(error, (Untranslatable, UsageError, BatchError)) and not isinstance(error, Disagreement)
         said = str(error) if foreseen else f"{type(error).__name__}: {error}"
         _LOG.log(logging.INFO if foreseen else logging.WARNING, "%s of %r runs on MLX: %s", what, call, said)
         return None
