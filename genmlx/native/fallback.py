@@ -30,6 +30,6 @@ def attempted(what: str, call: Any, make: Callable[[], Made], required: bool) ->
         if required:
             raise
         foreseen = isinstance(error, (Untranslatable, UsageError, BatchError)) and not isinstance(error, Disagreement)
-        said = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        said = (str(error) if foreseen else f"{type(error).__name__}: {error}").partition("\n")[0]
         _LOG.log(logging.INFO if foreseen else logging.WARNING, "%s of %r runs on MLX: %s", what, call, said)
         return None
