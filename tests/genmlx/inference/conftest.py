@@ -1,4 +1,4 @@
-"""What may run as machine code runs as recorded MLX graphs here, unless a test asks for each ``way`` that they may run."""
+"""What may be machine code runs as recorded MLX graphs here, unless a test asks for each ``way`` that it may run."""
 
 import importlib.util
 

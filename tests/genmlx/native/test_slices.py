@@ -31,6 +31,7 @@ from genmlx import (
     trace,
     vmap,
 )
+from genmlx.diagnostics import ess, mcse
 from genmlx.dist import broadcasted_normal, discrete_uniform
 from genmlx.errors import GenError, UsageError
 from genmlx.inference import loop as loop_module
@@ -174,7 +175,7 @@ def test_thinning_keeps_every_nth_draw_and_the_means_between():
 
 @gen
 def gaussians():
-    """Of every family, one after the other: ``noisy`` is the joint Gaussian of (a, v, w, log s), without their noise."""
+    """Of every family, each with a mean that is the choice before it; (a, v, w, log s) is Gaussian."""
     a = trace("a", normal(1.0, 2.0))
     v = trace("v", multivariate_normal(mx.stack([a, -a]), mx.array([[2.0, 0.5], [0.5, 1.0]])))
     w = trace("w", broadcasted_normal(v, mx.array([0.5, 1.0])))
@@ -209,8 +210,6 @@ def test_a_posterior_of_every_gaussian_family():
     logs = np.log(np.array(post["s"], dtype=float))
     columns = [np.array(post["a"])[..., None], np.array(post["v"]), np.array(post["w"]), logs[..., None]]
     draws = np.concatenate(columns, axis=2).astype(float)
-    from genmlx.diagnostics import ess, mcse
-
     for i, values in enumerate(np.moveaxis(draws, 2, 0)):
         column = mx.array(values.astype(np.float32))
         assert float(ess(column)) > 2000
@@ -248,7 +247,7 @@ def counted():
 
 
 def test_what_is_not_selected_stays_and_counts():
-    """Each chain at its own k and j; the mean of x given them by quadrature. Catches one lost, or taken from another."""
+    """Each chain at its own k and j; the mean of x given them by quadrature. Catches one of another chain."""
     post = elliptical_slice(
         counted(), {"y": 3}, selection="x", draws=1500, warmup=20, thin=2, chains=12, key=3, native=True
     )
@@ -260,14 +259,8 @@ def test_what_is_not_selected_stays_and_counts():
         weight = stats.norm.pdf(grid, 1, math.sqrt(own_k)) * special.expit(grid if own_j else -grid)
         weight *= stats.poisson.pmf(3, np.exp(0.5 * grid))
         mean = (weight * grid).sum() / weight.sum()
-        error = values.std() * math.sqrt(1 / float(post_ess(values)))
+        error = values.std() * math.sqrt(1 / float(ess(mx.array(values[None]))))
         assert abs(values.mean() - mean) < 4.5 * error, (own_k, own_j)
-
-
-def post_ess(values):
-    from genmlx.diagnostics import ess
-
-    return ess(mx.array(values[None]))
 
 
 # when
@@ -279,7 +272,7 @@ def model():
 
 
 def test_machine_code_is_the_default():
-    one, same, other = (elliptical_slice(model(), {"y": 1.0}, native=native, **FEW) for native in (None, True, False))
+    one, same, other = (elliptical_slice(model(), {"y": 1.0}, native=way, **FEW) for way in (None, True, False))
     assert one.execution == same.execution == "native (float32)" and other.execution == "replayed"
     assert mx.array_equal(one["mu"], same["mu"]).item() and not mx.array_equal(one["mu"], other["mu"]).item()
     assert list(one.stats) == list(other.stats) == ["accept", "shrinks"]
@@ -287,15 +280,15 @@ def test_machine_code_is_the_default():
     assert [(s.shape, s.dtype) for s in (one["mu"], one.log_joint)] == [
         (s.shape, s.dtype) for s in (other["mu"], other.log_joint)
     ]
-    thinned = [elliptical_slice(model(), {"y": 1.0}, native=native, thin=2, **FEW) for native in (True, False)]
+    thinned = [elliptical_slice(model(), {"y": 1.0}, native=way, thin=2, **FEW) for way in (True, False)]
     assert [s.dtype for s in thinned[0].stats.values()] == [s.dtype for s in thinned[1].stats.values()]
 
 
 def test_both_ways_tell_the_same_on_the_way():
     told = []
-    for native in (True, False):
+    for way in (True, False):
         events = []
-        elliptical_slice(model(), {"y": 1.0}, progress=events.append, native=native, **FEW)
+        elliptical_slice(model(), {"y": 1.0}, progress=events.append, native=way, **FEW)
         told.append({(e.algorithm, e.phase, tuple(sorted(e.info))) for e in events})
         assert events[-1].info["watch"]()["mu"].shape == (3, 20)
     assert told[0] == told[1]
@@ -383,9 +376,9 @@ def test_one_chain_of_a_body_that_branches_runs_by_its_handlers(caplog):
         assert elliptical_slice(branching(), {"y": 1.0}, **how).execution.startswith("handlers")
     (line,) = caplog.records
     assert line.levelno == logging.INFO and "host value" in line.getMessage() and "\n" not in line.getMessage()
-    for chains_, native_ in ((1, True), (2, None), (2, False)):
+    for count, way in ((1, True), (2, None), (2, False)):
         with pytest.raises(GenError, match="host value"):
-            elliptical_slice(branching(), {"y": 1.0}, **{**how, "chains": chains_}, native=native_)
+            elliptical_slice(branching(), {"y": 1.0}, **{**how, "chains": count}, native=way)
 
 
 @gen
@@ -396,9 +389,9 @@ def exact():
 def test_a_problem_that_is_wrong_says_so_either_way():
     for call, observed, said in ((exact(), {"y": 1.0}, "nothing to infer"), (model(), {"y": mx.inf}, "density zero")):
         told = []
-        for native_ in (True, False):
+        for way in (True, False):
             with pytest.raises(GenError, match=said) as raised:
-                elliptical_slice(call, observed, native=native_, **FEW)
+                elliptical_slice(call, observed, native=way, **FEW)
             told.append(str(raised.value))
         assert told[0] == told[1]
 
