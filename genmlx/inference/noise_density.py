@@ -74,15 +74,14 @@ class NoiseDensity:
             if isinstance(value, Masked):
                 raise UsageError("a choice that exists in some runs only has no place in a vector", address=address)
         noise = run(lambda key, trace: [noise_of(trace, a) for a in moved], starts.n, None, starts)
-        columns: dict[tuple, mx.array] = {**dict(zip(moved, noise, strict=True))}
+        columns: dict[tuple, mx.array] = dict(zip(moved, noise, strict=True))
         columns |= {address: value for address, value in found.items() if address not in columns}
-        ends, self._places = 0, {}
-        for i, (address, column) in enumerate(columns.items()):
-            shape, dtype = column.shape[1:], None if i < len(moved) else column.dtype
-            self._places[address] = Place(slice(ends, ends := ends + math.prod(shape)), shape, dtype)
-            if i < len(moved):
-                self.n_moved = ends
-        self.dim, self._order = ends, list(found)
+        self.dim, self._places, self._order = 0, {}, list(found)
+        for address, column in columns.items():
+            start, shape, stays = self.dim, column.shape[1:], address not in moved
+            self.dim += math.prod(shape)
+            self._places[address] = Place(slice(start, self.dim), shape, column.dtype if stays else None)
+        self.n_moved = sum(math.prod(column.shape[1:]) for column in noise)
         flat = [as_array(column).astype(mx.float32).reshape(starts.n, -1) for column in columns.values()]
         self.starts = mx.concatenate(flat, axis=1)
         self._require_round_trip(found)
@@ -95,7 +94,7 @@ class NoiseDensity:
         assert not gradient
 
         def f(u: mx.array, *params: mx.array) -> list:
-            with overridden(dict(zip(self._params, params, strict=True))), host_value_errors("batched"):
+            with overridden(dict(zip(self._params, params, strict=True))):
                 trace, weight = self._lane(u)
             return [as_weight(weight), as_weight(trace.score)]
 
@@ -119,7 +118,8 @@ class NoiseDensity:
         for address, place in self._places.items():
             share = u[place.share].reshape(place.shape)
             given.append((address, Noise(share) if place.dtype is None else share.astype(place.dtype)))
-        return self._gen_fn._generate(self._args, self.observations.merge(from_items(given)), None)
+        with host_value_errors("batched"):
+            return self._gen_fn._generate(self._args, self.observations.merge(from_items(given)), None)
 
     def _require_round_trip(self, found: dict) -> None:
         again = dict(self.unpack(self.starts).items())

@@ -1,10 +1,12 @@
 """Elliptical slices as machine code: one transition after another, exact posteriors, and when they run so."""
 
+import gc
 import logging
 import math
 import os
 import signal
 import sys
+import weakref
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -165,7 +167,7 @@ def test_thinning_keeps_every_nth_draw_and_the_means_between():
     start = np.random.default_rng(1).normal(size=(5, 3))
     every, each, _ = drawn(slices_of(start), draws=30, warmup=20)
     third, means, _ = drawn(slices_of(start), draws=10, warmup=20, thin=3)
-    assert np.array_equal(every[:, 2::3], third)
+    assert np.array_equal(every[:, 2::3], third) and np.all(each["accept"] == 1)
     for name in each:
         assert np.allclose(means[name], each[name].reshape(5, 10, 3).mean(axis=2)), name
 
@@ -426,6 +428,20 @@ def test_ctrl_c_keeps_what_is_there(monkeypatch):
     whole = elliptical_slice(model(), {"y": 1.0}, **how)
     assert partial.status == "interrupted" and 7 <= partial.draws < 30
     assert mx.array_equal(partial["mu"], whole["mu"][:, : partial.draws]).item()
+
+
+def test_machine_code_does_not_outlive_its_run(monkeypatch):
+    code = []
+
+    def compiled(f, *arrays):
+        made = compile_function(f, *arrays)
+        code.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(density_module, "compile_function", compiled)
+    post = elliptical_slice(model(), {"y": 1.0}, **FEW)
+    gc.collect()
+    assert code[0]() is None and post["mu"].shape == (3, 20)
 
 
 def test_a_checkpoint_of_one_way_is_not_taken_up_by_the_other(tmp_path):
