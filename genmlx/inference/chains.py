@@ -15,6 +15,7 @@ from genmlx import random
 from genmlx.choicemap import ChoiceMap
 from genmlx.errors import UsageError
 from genmlx.gfi import Call, checked_choices, gen_errors
+from genmlx.inference.adaptive import Adaptive
 from genmlx.inference.checkpoint import Checkpoint, Place
 from genmlx.inference.draws import Draws
 from genmlx.inference.kernels import Check, as_kernel, averaged, mean
@@ -47,18 +48,24 @@ def run_chains(
     progress: Callable | None,
     checkpoint: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
+    native: Callable[[ChoiceMap, list], Any] | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]``: ``warmup`` steps thrown away, then ``thin`` steps for each draw.
 
     ``make_kernel(trace, observations)`` sees one starting trace, to check what it was told against it. ``settings`` is
-    what else the draws depend on: a ``checkpoint`` is resumed only where they are equal.
+    what else the draws depend on: a ``checkpoint`` is resumed only where they are equal. ``native(observations, keys)``
+    gives the chains as machine code, ``native.slices.NativeSlices``, or None.
     """
     observations = checked_problem(call, observations)
     positive_count("chains", chains)
     run = Run(algorithm, call, observations, draws, warmup, thin, key, progress, checkpoint, settings)
-    return run.through(
-        lambda streams: started(call, observations, make_kernel, chains, random.split(streams.initialise, STARTS))
-    )
+
+    def start(streams: random.Streams) -> Walk:
+        keys = random.split(streams.initialise, STARTS)
+        found = None if native is None else native(observations, keys)
+        return found or started(call, observations, make_kernel, chains, keys)
+
+    return run.through(start)
 
 
 def run_kernel(
@@ -155,12 +162,11 @@ class Run:
         with pinned(self.pins) as pins, gen_errors(self.call.gen_fn), Loop(self.algorithm, self.progress) as loop:
             self.walk = start(streams)
             loop.file = self._checkpoint()
-            at = loop.resume(self._restore)
-            if at.phase == "warmup":
-                self._warm_up(loop, streams.warmup, at.done)
-                self.diverged = 0
-            self._sample(loop, streams.propose, at.done_in("sampling"))
-            values, present, log_joint, stats = self.drawn.finish()
+            if self._is_native:
+                how = {"draws": self.draws, "warmup": self.warmup, "thin": self.thin}
+                values, present, log_joint, stats = self.walk.drawn(loop, streams, **how)
+            else:
+                values, present, log_joint, stats = self._in_steps(loop, streams)
         result = Posterior(
             values,
             present=present,
@@ -175,6 +181,19 @@ class Run:
             execution=self.walk.execution,
         )
         return loop.deliver(result)
+
+    @property
+    def _is_native(self) -> bool:
+        """Whether the chains are machine code, which makes and keeps many draws at a time."""
+        return isinstance(self.walk, Adaptive)
+
+    def _in_steps(self, loop: Loop, streams: random.Streams) -> tuple:
+        at = loop.resume(self._restore)
+        if at.phase == "warmup":
+            self._warm_up(loop, streams.warmup, at.done)
+            self.diverged = 0
+        self._sample(loop, streams.propose, at.done_in("sampling"))
+        return self.drawn.finish()
 
     def _warm_up(self, loop: Loop, key: Any, done: int) -> None:
         keys = _keys(key, done)
@@ -224,6 +243,7 @@ class Run:
         if self.path is None:
             return None
         own = {"draws": self.draws, "warmup": self.warmup, "thin": self.thin, "chains": self.walk.chains}
+        own |= {"native": True} if self._is_native else {}
         return Checkpoint.of(
             self.path, self.algorithm, self.call, self.observations, self.key, **own, **self.settings
         )

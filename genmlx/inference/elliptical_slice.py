@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx import random
-from genmlx.backend.linalg import cholesky, factor_stream
 from genmlx.choicemap import ChoiceMap
 from genmlx.dist.broadcasted_normal import broadcasted_normal
 from genmlx.dist.distribution import DistTrace
@@ -26,12 +25,14 @@ from genmlx.gfi import Call
 from genmlx.inference.chains import Kernel, Step, run_chains
 from genmlx.inference.kernels import ITSELF, selected
 from genmlx.inference.mh import movable
+from genmlx.inference.noise_density import noise_of
 from genmlx.inference.posterior import Posterior
 from genmlx.inference.sites import site_at
+from genmlx.inference.walks import _start, require_latents
 from genmlx.random import Tape
 from genmlx.selection import Selection, as_selection
 from genmlx.trace import Trace
-from genmlx.vectorized import Lanes, run
+from genmlx.vectorized import Lanes, VectorizedTrace, run
 
 _ANGLES = 24
 """Points tried on an ellipse. Where all are rejected the chain stays, which leaves its distribution as it is."""
@@ -48,13 +49,17 @@ def elliptical_slice(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
+    native: bool | None = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by elliptical slices through the ``selection``: by default all latent choices.
 
     Each selected choice must be normal, broadcasted_normal, multivariate_normal or log_normal; their means and scales
-    are found in the model. Choices that are not selected stay as they were drawn from the prior. The points of a
-    slice that might be tried are evaluated at once, as lanes of a batch. ``checkpoint`` names a file from which the
-    same run goes on if it was killed, with the same draws.
+    are found in the model. Choices that are not selected stay as they were drawn from the prior. ``checkpoint`` names a
+    file from which the same run goes on if it was killed, with the same draws.
+
+    On the CPU the whole loop is machine code where the model has such a form (and llvmlite is installed). Else it is
+    recorded MLX graphs, in which the points of a slice that might be tried are evaluated at once, as lanes of a batch;
+    ``native=False`` asks for these, ``native=True`` for an error instead of them.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal
@@ -66,18 +71,28 @@ def elliptical_slice(
     True
     """
 
-    def make_kernel(start: Trace, observations: ChoiceMap) -> Kernel:
+    def found(start: Trace, observations: ChoiceMap) -> tuple[Selection, list[tuple]]:
         moved = movable(call, selection, start, observations)
         addresses = start.choices.filter(moved).addresses()
         for address in addresses:
             _require_gaussian(start, address)
-        return Kernel(elliptical_step(moved, addresses))
+        return moved, addresses
+
+    def machine(observations: ChoiceMap, keys: list) -> Any:
+        from genmlx.native.slices import native_slices
+
+        def start() -> tuple[VectorizedTrace, list[tuple]]:
+            traces = _start(call, observations, chains, keys)
+            require_latents(call, observations, traces[0])
+            return traces, found(traces[0], observations)[1]
+
+        return native_slices(call, start, observations, _ANGLES, required=native is True)
 
     return run_chains(
         "elliptical_slice",
         call,
         observations,
-        make_kernel,
+        lambda start, observations: Kernel(elliptical_step(*found(start, observations))),
         draws=draws,
         warmup=warmup,
         thin=thin,
@@ -86,6 +101,7 @@ def elliptical_slice(
         progress=progress,
         checkpoint=checkpoint,
         settings={"selection": selection},
+        native=None if native is False else machine,
     )
 
 
@@ -120,7 +136,7 @@ def elliptical_step(selection: Selection, addresses: list[tuple]) -> Step:
 
     def step(trace: Trace, key: Any) -> Any:
         level_key, angle_key, noise_key = random.split(key, 3)
-        here = [_noise(trace, address) for address in addresses]
+        here = [noise_of(trace, address) for address in addresses]
         there = [random.normal(k, z.shape) for k, z in zip(random.split(noise_key, len(here)), here, strict=True)]
 
         def at(angle: mx.array) -> Any:
@@ -152,19 +168,6 @@ def _angles(uniforms: mx.array) -> mx.array:
         angles.append(angle)
         low, high = mx.where(angle < 0, angle, low), mx.where(angle < 0, high, angle)
     return mx.concatenate(angles)
-
-
-def _noise(trace: Trace, address: tuple) -> mx.array:
-    """The standard normal noise that makes a choice what it is."""
-    site = site_at(trace, address)
-    assert site is not None
-    value, (center, spread) = site.retval, site.gen_fn.params(site.args)
-    if site.gen_fn is log_normal:
-        value = mx.log(value)
-    if site.gen_fn is multivariate_normal:
-        inverse = mx.linalg.tri_inv(cholesky(spread), stream=factor_stream())
-        return (inverse @ (value - center)[..., None])[..., 0]
-    return (value - center) / spread
 
 
 def _require_gaussian(start: Trace, address: tuple) -> None:

@@ -11,7 +11,7 @@ import mlx.core as mx
 from genmlx import random
 from genmlx.inference.gaussian_guides import Direction, Guide, Params
 from genmlx.inference.gradient_chains import _Graph
-from genmlx.inference.lbfgs import Ascent
+from genmlx.inference.lbfgs import Ascent, batched
 from genmlx.inference.log_density import LogDensity
 from genmlx.inference.loop import Loop
 
@@ -183,7 +183,7 @@ def starting_point(density: LogDensity, key: Any, loop: Loop) -> tuple[mx.array,
     start_key, noise_key = random.split(key)
     z = random.normal(noise_key, (_TRIED // 2, density.dim))
     z = mx.concatenate([z, -z])
-    ascent = Ascent(density.value_and_grad, density.initial(start_key, _CLIMBS))
+    ascent = Ascent(batched(density.value_and_grad), density.initial(start_key, _CLIMBS))
     passed = [ascent.u]
 
     def block(first: int, last: int) -> dict:

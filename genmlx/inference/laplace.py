@@ -38,13 +38,16 @@ class LaplaceApproximation:
     ``mode`` is the choice map at ``u``, the mode of the density in unconstrained coordinates (for latents that are real
     numbers it is the posterior mode). ``std(a)`` is a standard error on the original scale by the delta method,
     ``log_ml`` the estimate of the evidence, and ``sample(n)`` gives draws with importance weights, which say how far to
-    trust all of this: see ``.ess`` and ``.log_ml`` of the particles.
+    trust all of this: see ``.ess`` and ``.log_ml`` of the particles. ``execution`` says how the climb was run: as
+    ``native`` machine code, a ``replayed`` MLX graph, or by handlers and why.
     """
 
-    def __init__(self, density: LogDensity, u: mx.array, covariance: mx.array, log_ml: mx.array, loop: Loop):
+    def __init__(
+        self, density: LogDensity, u: mx.array, covariance: mx.array, log_ml: mx.array, loop: Loop, execution: str
+    ):
         self.density, self.u, self.covariance, self.log_ml = density, u, covariance, log_ml
         self.mode: ChoiceMap = density.unpack(u)
-        self.status, self.timing = loop.status, loop.timing
+        self.status, self.timing, self.execution = loop.status, loop.timing, execution
 
     def std(self, address: Any) -> mx.array:
         """The standard error of a latent, of its shape."""
@@ -80,11 +83,13 @@ def laplace(
     iterations: int = 1000,
     key: Any = None,
     progress: Callable | None = None,
+    native: bool | None = None,
 ) -> LaplaceApproximation:
     """A Gaussian at the mode of the density in unconstrained coordinates, with the curvature there.
 
     Exact where the latents are real numbers with a Gaussian posterior. The highest of ``restarts`` climbs is taken,
     and Newton steps finish it. Raises NoPeak, naming a latent, where the density does not fall off on all sides.
+    ``native`` is as for ``map_optimize``.
 
     >>> from genmlx import gen, trace, normal
     >>> @gen
@@ -99,12 +104,12 @@ def laplace(
     density = LogDensity(call, observations)
     with Loop("laplace", progress) as loop:
         start = density.initial(random.streams(key).initialise, restarts)
-        ascent = climb(density, start, iterations, loop, jacobian=True)
-        result = _approximation(density, ascent, loop)
+        ascent, execution = climb(density, start, iterations, loop, jacobian=True, native=native)
+        result = _approximation(density, ascent, loop, execution)
     return loop.deliver(result)
 
 
-def _approximation(density: LogDensity, ascent: Ascent, loop: Loop) -> LaplaceApproximation:
+def _approximation(density: LogDensity, ascent: Ascent, loop: Loop, execution: str) -> LaplaceApproximation:
     np = ascent.np
     best = int(ascent.value.argmax())
     u, value, gradient = ascent.u[best], ascent.value[best], ascent.gradient[best]
@@ -123,7 +128,7 @@ def _approximation(density: LogDensity, ascent: Ascent, loop: Loop) -> LaplaceAp
         raise _no_peak(density, axes[:, 0], float(sizes[0]))
     covariance = (axes / sizes) @ axes.T
     log_ml = value + 0.5 * density.dim * math.log(2 * math.pi) - 0.5 * np.log(sizes).sum()
-    return LaplaceApproximation(density, _vector(u), _vector(covariance), mx.array(float(log_ml)), loop)
+    return LaplaceApproximation(density, _vector(u), _vector(covariance), mx.array(float(log_ml)), loop, execution)
 
 
 def _curvature(density: LogDensity, np: Any, u: Any) -> Any:

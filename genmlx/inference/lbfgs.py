@@ -1,7 +1,7 @@
 """L-BFGS for a batch of starting points (Liu and Nocedal 1989), with a line search that knows what float32 can tell.
 
-The points and their history are float64 on the host; the function and its gradient are one batched MLX call for each
-trial step of all points.
+The points and their history are float64 on the host. For each trial step of all points the function and its gradient
+are one batched MLX call, or machine code for those of them that are wanted (``genmlx/native/ascent.py``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,33 @@ _NOISE = 2e-6  # of the value: what a sum of a few thousand float32 terms may be
 _STALLED = 8  # steps without progress, after which a point rests
 
 
-class Ascent:
-    """Climbs ``f(u) -> (value [n], gradient [n, dim])`` from ``u`` [n, dim]; ``u``, ``value``, ``gradient`` are the
-    best so far of each point, ``history`` the values after each step."""
+Evaluate = Callable[[Any, Any], tuple[Any, Any]]
+"""``f(u [n, dim], wanted [n]) -> (value [n], gradient [n, dim])`` in float64; rows not wanted may hold any numbers."""
 
-    def __init__(self, f: Callable[[mx.array], tuple[mx.array, mx.array]], u: mx.array):
+
+def batched(f: Callable[[mx.array], tuple[mx.array, mx.array]]) -> Evaluate:
+    """A function of a batch of MLX arrays, evaluated for all points whichever are wanted."""
+    import numpy as np
+
+    def evaluate(u: Any, wanted: Any) -> tuple[Any, Any]:
+        value, gradient = f(mx.array(u.astype(np.float32)))
+        mx.eval(value, gradient)
+        return np.array(value, dtype=np.float64), np.array(gradient, dtype=np.float64)
+
+    return evaluate
+
+
+class Ascent:
+    """Climbs ``f`` from ``u`` [n, dim]; ``u``, ``value``, ``gradient`` are the best so far of each point, ``history``
+    the values after each step."""
+
+    def __init__(self, f: Evaluate, u: mx.array):
         import numpy as np
 
         self.np, self.f = np, f
         self.u = np.array(u, dtype=np.float64)
-        self.value, self.gradient = self._evaluate(self.u)
         n = len(self.u)
+        self.value, self.gradient = f(self.u, np.ones(n, bool))
         self.pairs: list[tuple[Any, Any, Any]] = []
         self.resting, self.stalled = np.zeros(n, bool), np.zeros(n, int)
         self.history = [self.value]
@@ -54,7 +70,7 @@ class Ascent:
         new, new_value, new_gradient = u.copy(), value.copy(), gradient.copy()
         for _ in range(_TRIALS):
             trial = np.where(pending[:, None], u + size[:, None] * direction, new)
-            trial_value, trial_gradient = self._evaluate(trial)
+            trial_value, trial_gradient = self.f(trial, pending)
             finite = np.isfinite(trial_value) & np.isfinite(trial_gradient).all(-1)
             risen = trial_value >= value + _ARMIJO * size * slope
             # Near the top the value is noise, and the slope still tells (Hager and Zhang 2005).
@@ -112,9 +128,3 @@ class Ascent:
         if failed.any():  # these points start over, along the gradient
             self.pairs = [(a, b, np.where(failed, 0, r)) for a, b, r in self.pairs]
         self.pairs = [*self.pairs, (s, y, rho)][-_MEMORY:]
-
-    def _evaluate(self, u: Any) -> tuple[Any, Any]:
-        np = self.np
-        value, gradient = self.f(mx.array(u.astype(np.float32)))
-        mx.eval(value, gradient)
-        return np.array(value, dtype=np.float64), np.array(gradient, dtype=np.float64)

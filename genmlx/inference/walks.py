@@ -88,9 +88,13 @@ def _single_start(call: Call, observations: ChoiceMap, keys: list) -> Trace:
 
 
 def _kernel(call: Call, observations: ChoiceMap, make_kernel: MakeKernel, first: Trace) -> Kernel:
+    require_latents(call, observations, first)
+    return make_kernel(first, observations)
+
+
+def require_latents(call: Call, observations: ChoiceMap, first: Trace) -> None:
     if first.choices.filter(latents(observations)).is_empty:
         raise UsageError("nothing to infer: every choice is observed, or there is none", gen_fn=call.gen_fn)
-    return make_kernel(first, observations)
 
 
 def latent_choices(choices: ChoiceMap, observations: ChoiceMap) -> ChoiceMap:

@@ -71,10 +71,12 @@ class Density(NamedTuple):
 class NativeWalk(Adaptive):
     """Chains of a sampler on a density that is machine code, from ``start [n, dim]``."""
 
+    methods: Mapping[str, Method] = METHODS
+
     def __init__(self, method: str, density: Density, start: Any, dense: bool, settings: Mapping[str, Any]):
         n, dim = start.shape
         super().__init__(n, dim, dense)
-        self.method, self.density, self.drivers = METHODS[method], density, drivers()
+        self.method, self.density, self.drivers = self.methods[method], density, drivers()
         self.names = list(STATS[: self.method.statistics])
         self.execution = f"native ({np.dtype(density.dtype).name})"
         self._transition = self.drivers.address(self.method.transition)

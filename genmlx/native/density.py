@@ -5,28 +5,21 @@ Nothing is taken on trust: where the chains start, the machine code must give wh
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from genmlx.backend.mapping import vmap_list
-from genmlx.errors import UsageError
 from genmlx.native.chains import Density, NativeWalk
-from genmlx.native.graph import Untranslatable
+from genmlx.native.fallback import Disagreement, attempted
 from genmlx.native.kernel import NativeFunction, compile_function
 
-_LOG = logging.getLogger("genmlx.native")
 _ROUNDING = 1e-3
 """What two float32 evaluations of a density may differ by, of the size of what they are evaluations of."""
 _NUDGES, _NOISE = (-2e-6, -1e-6, 1e-6, 2e-6), 5.0
 """Steps that are small beside what a density changes over, and how many times the change that they make is allowed."""
-
-
-class Disagreement(Untranslatable):
-    """Machine code that does not give what the handlers give: an error of this package, which runs on MLX instead."""
 
 
 def native_walk(
@@ -43,20 +36,13 @@ def native_walk(
     None, and a line in the log, where the density of a model (``LogDensity``) has no native form. Where it is
     ``required``, an error.
     """
-    try:
-        if mx.default_device() != mx.Device(mx.cpu):
-            raise Untranslatable("machine code on the default device, which is not the CPU")
+
+    def make() -> NativeWalk:
         walk = NativeWalk(method, native_density(density, gradients), np.array(start), dense, settings)
         _require_agreement(walk, density, start, gradients)
         return walk
-    # Whatever goes wrong in here is no reason not to run; an error of the model comes again.
-    except Exception as error:
-        if required:
-            raise
-        foreseen = isinstance(error, (Untranslatable, UsageError)) and not isinstance(error, Disagreement)
-        what = str(error) if foreseen else f"{type(error).__name__}: {error}"
-        _LOG.log(logging.INFO if foreseen else logging.WARNING, "%s of %r runs on MLX: %s", method, density.call, what)
-        return None
+
+    return attempted(method, density.call, make, required)
 
 
 def native_density(density: Any, gradients: bool = True) -> Density:
@@ -79,15 +65,23 @@ def native_density(density: Any, gradients: bool = True) -> Density:
 def _require_agreement(walk: NativeWalk, density: Any, start: mx.array, gradients: bool) -> None:
     f, parameters = density.of_one(gradients)
     names = ("log density", "gradient", "log joint density") if gradients else ("log density", "log joint density")
-
-    def handlers(u: mx.array) -> list:
-        return [np.array(found) for found in vmap_list(lambda u: f(u, *parameters), u)]
-
     value, gradient = walk.value_and_grad
     mine = [value, *([gradient] if gradients else []), np.array(walk.joint(start))]
+    require_agreement(names, mine, lambda u: f(u, *parameters), start)
+
+
+def require_agreement(names: Sequence[str], mine: list, f: Callable[[mx.array], list], start: mx.array) -> None:
+    """Raises Disagreement where ``f`` at a vector, run by its handlers, is not what is in ``mine``.
+
+    Of these the first is the log density, which must be finite where that of the handlers is.
+    """
+
+    def handlers(u: mx.array) -> list:
+        return [np.array(found) for found in vmap_list(f, u)]
+
     theirs = handlers(start)
     somewhere = np.isfinite(theirs[0])  # elsewhere there is no density, and what else is computed says nothing
-    if np.any(np.isfinite(value) != somewhere):
+    if np.any(np.isfinite(mine[0]) != somewhere):
         raise Disagreement("a log density that is finite where it should not be, or the reverse")
     start = mx.array(np.array(start)[somewhere])
     mine, theirs = ([found[somewhere] for found in side] for side in (mine, theirs))

@@ -32,7 +32,7 @@ _BITS = {ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor", ast.LShift: "s
 _INTS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.RShift: "ashr", **_BITS}
 _WORDS = {**_INTS, ast.RShift: "lshr"}
 _OPERATIONS = {"float": _FLOATS, "int": _INTS, "Word": _WORDS}
-_INTRINSICS = {math.exp: "exp", math.log: "log", math.sqrt: "sqrt", abs: "fabs"}
+_INTRINSICS = {math.exp: "exp", math.log: "log", math.sqrt: "sqrt", math.cos: "cos", math.sin: "sin", abs: "fabs"}
 _ROUNDED = {math.floor: "floor", math.ceil: "ceil"}
 
 

@@ -25,6 +25,7 @@ class Drivers:
         self.address = functools.cache(code.address)
         whole, pointer = ctypes.c_int64, ctypes.c_void_p
         self.sample = self._function("sample", pointer, pointer, whole, whole, whole, pointer, pointer, whole)
+        self.sample_slices = self._function("sample_slices", pointer, *[whole] * 4, pointer, pointer)
         self.warm = self._function("warm", pointer, whole, pointer, whole, whole, pointer)
         self.warm_alone = self._function("warm_alone", pointer, pointer, whole, whole, pointer)
         self.advance = self._function("advance", pointer, pointer, whole)
@@ -49,11 +50,11 @@ def drivers() -> Drivers:
 
 
 def _functions() -> list[Callable]:
-    from genmlx.native.drivers import chain, hmc, nuts, running, walks
+    from genmlx.native.drivers import chain, hmc, nuts, running, slices, walks
 
     samplers = [nuts.nuts, hmc.hmc, walks.mala, walks.random_walk]
     firsts = [nuts.first_leap, hmc.first_jittered_leap, walks.first_langevin, walks.first_shift]
-    loops = [running.sample, running.warm, running.warm_alone, running.advance, running.settle]
+    loops = [running.sample, running.warm, running.warm_alone, running.advance, running.settle, slices.sample_slices]
     return [*samplers, *firsts, *loops, running.joints, running.each, chain.begin]
 
 

@@ -43,6 +43,7 @@ class Chain:
     desk: Desk
     dim: int
     slopes: int  # the dimensions that have a gradient: all of them, or none
+    moved: int  # the dimensions that an elliptical slice goes through, which come first
 
     first_key: Word
     second_key: Word

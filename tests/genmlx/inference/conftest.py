@@ -1,4 +1,4 @@
-"""Gradient samplers run as recorded MLX graphs here, unless a test asks for each ``way`` that they may run."""
+"""What may be machine code runs as recorded MLX graphs here, unless a test asks for each ``way`` that it may run."""
 
 import importlib.util
 
@@ -17,13 +17,13 @@ def way(request):
 
 @pytest.fixture(autouse=True)
 def _way(request, monkeypatch):
-    from genmlx.native import density
+    from genmlx.native import ascent, density, slices
 
-    native_walk, chosen = density.native_walk, "replayed"
-    if "way" in request.fixturenames:
-        chosen = request.getfixturevalue("way")
+    chosen = request.getfixturevalue("way") if "way" in request.fixturenames else "replayed"
+    for module, name in ((density, "native_walk"), (slices, "native_slices"), (ascent, "native_gradients")):
+        made = getattr(module, name)
 
-    def walk(*args, required):
-        return native_walk(*args, required=required) if required or chosen != "replayed" else None
+        def make(*args, required, made=made):
+            return made(*args, required=required) if required or chosen != "replayed" else None
 
-    monkeypatch.setattr(density, "native_walk", walk)
+        monkeypatch.setattr(module, name, make)

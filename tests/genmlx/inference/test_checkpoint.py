@@ -292,6 +292,9 @@ if HAS_NATIVE:
         "native nuts dense": lambda **how: nuts(smooth(), {"y": 1.0}, dense=True, native=True, **GRADIENT, **how),
         "native hmc": lambda **how: hmc(smooth(), {"y": 1.0}, leapfrog_steps=5, native=True, **GRADIENT, **how),
         "native mala": lambda **how: mala(smooth(), {"y": 1.0}, thin=3, native=True, **GRADIENT, **how),
+        "native elliptical_slice": lambda **how: elliptical_slice(
+            smooth(), {"y": 1.0}, thin=3, native=True, **DISCRETE, **how
+        ),
         "native random_walk": lambda **how: random_walk(
             smooth(), {"y": 1.0}, scale=0.3, native=True, **{**GRADIENT, "warmup": 0}, **how
         ),

@@ -89,7 +89,7 @@ def test_conjugate_posteriors_by_an_involution():
     assert_agrees_with_conjugates(post)
 
 
-def test_the_conjugate_normal_by_elliptical_slices():
+def test_the_conjugate_normal_by_elliptical_slices(way):
     """The other pairs have priors that are not Gaussian, which this sampler refuses."""
 
     @gen

@@ -32,15 +32,16 @@ def rate():
     trace("y", dist.poisson(trace("rate", dist.gamma(2.0, 1.0))))
 
 
-def test_a_normal_posterior_is_exact():
+def test_a_normal_posterior_is_exact(way):
     """Case 40: mean .454545, sd .301511, log ML -10.501969."""
     found = laplace(conjugate(), {("y", i): 0.5 for i in range(10)}, key=KEY)
     assert found.mode["mu"].item() == pytest.approx(0.454545, abs=2e-6)
     assert found.std("mu").item() == pytest.approx(0.301511, abs=2e-6)
     assert found.log_ml.item() == pytest.approx(-10.501969, abs=2e-5)
+    assert found.execution == way
 
 
-def test_a_linear_model_is_exact():
+def test_a_linear_model_is_exact(way):
     """Slope, intercept and a vector, correlated: covariance and evidence by linear algebra."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 3))
@@ -69,7 +70,7 @@ def test_a_linear_model_is_exact():
     assert draws.ess.item() > 499.9 and draws.log_ml.item() == pytest.approx(exact, abs=2e-4)
 
 
-def test_a_log_normal_latent_is_exact_in_its_logarithm():
+def test_a_log_normal_latent_is_exact_in_its_logarithm(way):
     """Gaussian in u = log x: the mode in u, and the delta method's x * sd."""
 
     @gen
@@ -84,7 +85,7 @@ def test_a_log_normal_latent_is_exact_in_its_logarithm():
     assert found.log_ml.item() == pytest.approx(-1.930510, abs=1e-5)
 
 
-def test_a_beta_posterior_in_logits():
+def test_a_beta_posterior_in_logits(way):
     """beta(15, 7) in u = logit p: the mode is 15/22, the curvature 15 * 7 / 22; catches the mode without Jacobian."""
     found = laplace(coin(), {"y": 14}, key=KEY)
     assert found.mode["p"].item() == pytest.approx(15 / 22, abs=1e-5)
@@ -134,7 +135,7 @@ def test_gamma_evidence_is_close():
     assert 0.005 < exact - found.log_ml.item() < 0.012
 
 
-def test_no_peak_names_the_latent():
+def test_no_peak_names_the_latent(way):
     """x and z only matter by their sum: a ridge."""
 
     @gen

@@ -9,7 +9,7 @@ from scipy import optimize
 
 from genmlx import dist, gen, normal, trace
 from genmlx.errors import ParameterError, UsageError
-from genmlx.inference.lbfgs import Ascent
+from genmlx.inference.lbfgs import Ascent, batched
 from genmlx.inference.map_optimize import map_optimize
 
 KEY = mx.random.key(0)
@@ -53,12 +53,13 @@ def covariance():
     trace("S", dist.wishart(7.0, mx.array([[2.0, 0.6], [0.6, 1.0]])))
 
 
-def test_the_mode_of_a_normal():
+def test_the_mode_of_a_normal(way):
     ys = [0.5] * 10
     best = map_optimize(conjugate(ys), {("y", i): y for i, y in enumerate(ys)}, key=KEY)
     assert best.trace["mu"].item() == pytest.approx(5 / 11, abs=1e-5)
     assert best.score.item() == best.trace.score.item()
     assert best.trace["y", 3].item() == 0.5 and best.status == "complete"
+    assert best.execution == way
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_the_mode_of_a_normal():
         (covariance(), {}, "S", 4 * np.array([[2.0, 0.6], [0.6, 1.0]])),  # (df - k - 1) scale
     ],
 )
-def test_the_mode_is_that_of_the_density_of_the_latents(call, observations, address, mode):
+def test_the_mode_is_that_of_the_density_of_the_latents(way, call, observations, address, mode):
     """textbook closed forms on every kind of support. A search that keeps the Jacobian of the unconstrained
     coordinates finds the other mode, a tenth away."""
     best = map_optimize(call, observations, key=KEY)
     np.testing.assert_allclose(np.array(best.trace[address]), mode, rtol=4e-4)
 
 
-def test_the_best_of_the_restarts_is_taken():
+def test_the_best_of_the_restarts_is_taken(way):
     """Two modes, at 5 and at -5, the second a little lower: catches the first restart taken, or the last."""
 
     @gen
@@ -92,7 +93,7 @@ def test_the_best_of_the_restarts_is_taken():
     assert len(ends) == 2 and ends[1] == pytest.approx(best.score.item(), abs=0.01)
 
 
-def test_history_rises():
+def test_history_rises(way):
     best = map_optimize(coin(), {"y": 14}, restarts=3, key=KEY)
     history = np.array(best.history)
     assert history.shape[1] == 3 and history.shape[0] < 60
@@ -100,12 +101,12 @@ def test_history_rises():
     assert history[-1].max() == pytest.approx(best.score.item(), abs=1e-4)
 
 
-def test_the_same_key_finds_the_same():
+def test_the_same_key_finds_the_same(way):
     runs = [map_optimize(counts(), {("y", 0): 3, ("y", 1): 5}, key=KEY).trace["rate"].item() for _ in range(2)]
     assert runs[0] == runs[1]
 
 
-def test_a_regression_of_many_coefficients():
+def test_a_regression_of_many_coefficients(way):
     """Ridge regression, ten coefficients of condition number 1e3, against its normal equations."""
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(60, 10)) @ np.diag(np.logspace(0, -1.5, 10))).astype("float32")
@@ -122,7 +123,7 @@ def test_a_regression_of_many_coefficients():
     np.testing.assert_allclose(np.array(best.trace["w"]), truth, atol=3e-3)
 
 
-def test_dependent_supports():
+def test_dependent_supports(way):
     """x ~ uniform(0, 2), z ~ triangular towards x: the bound of the second moves with the first."""
 
     @gen
@@ -145,7 +146,7 @@ def test_dependent_supports():
     assert best.trace["z"].item() == pytest.approx(z, abs=2e-3)
 
 
-def test_progress_and_errors():
+def test_progress_and_errors(way):
     seen = []
     map_optimize(coin(), {"y": 14}, restarts=2, key=KEY, progress=seen.append)
     assert seen[-1].algorithm == "map_optimize" and seen[-1].info["steps"] > 1
@@ -165,7 +166,7 @@ def test_ascent_finds_the_top_of_rosenbrock():
 
         return mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)
 
-    ascent = Ascent(f, mx.array([[-1.2, 1.0], [2.0, 2.0], [0.0, -1.0], [1.0, 1.0]]))
+    ascent = Ascent(batched(f), mx.array([[-1.2, 1.0], [2.0, 2.0], [0.0, -1.0], [1.0, 1.0]]))
     for _ in range(200):
         if ascent.done:
             break
@@ -184,7 +185,7 @@ def test_a_wall_is_stepped_back_from():
         value = mx.where(inside, -0.01 * (safe - 1.9) ** 2, -math.inf)
         return value, mx.where(inside, -0.02 * (safe - 1.9), math.nan)[:, None]
 
-    ascent = Ascent(f, mx.array([[-50.0], [0.0]]))
+    ascent = Ascent(batched(f), mx.array([[-50.0], [0.0]]))
     while not ascent.done:
         ascent.step()
     np.testing.assert_allclose(ascent.u[:, 0], 1.9, atol=1e-2)
@@ -193,7 +194,8 @@ def test_a_wall_is_stepped_back_from():
 @pytest.mark.parametrize("one", [lambda v: -mx.sum(mx.sqrt(1 + v * v)), lambda v: -mx.sum(mx.logaddexp(v, -v))])
 def test_flat_flanks_do_not_throw_it(one):
     """A secant step from a flank leaps far beyond the top: catches a line search that takes whatever is finite."""
-    ascent = Ascent(lambda u: (mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)), mx.array([[10.0], [2.0], [30.0], [-7.0]]))
+    f = batched(lambda u: (mx.vmap(one)(u), mx.vmap(mx.grad(one))(u)))
+    ascent = Ascent(f, mx.array([[10.0], [2.0], [30.0], [-7.0]]))
     while not ascent.done:
         ascent.step()
     np.testing.assert_allclose(ascent.u, 0, atol=1e-3)

@@ -116,6 +116,8 @@ def functions(x: float) -> float:
         math.exp(-x)
         + 3 * math.log(x)
         + math.sqrt(x)
+        + 5 * math.sin(x)
+        - 7 * math.cos(x)
         + abs(-x)
         + min(x, 2) * max(x, 0.5)
         + math.floor(-x)

@@ -1,0 +1,35 @@
+"""When machine code is used, and what is said where it is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from genmlx.errors import BatchError, UsageError
+from genmlx.native.graph import Untranslatable
+
+_LOG = logging.getLogger("genmlx.native")
+Made = TypeVar("Made")
+
+
+class Disagreement(Untranslatable):
+    """Machine code that does not give what the handlers give: an error of this package, which runs on MLX instead."""
+
+
+def attempted(what: str, call: Any, make: Callable[[], Made], required: bool) -> Made | None:
+    """What ``make()`` gives; None, and a line in the log, where there is no native form. An error if ``required``."""
+    try:
+        if mx.default_device() != mx.Device(mx.cpu):
+            raise Untranslatable("machine code on the default device, which is not the CPU")
+        return make()
+    # Whatever goes wrong in here is no reason not to run; an error of the model comes again.
+    except Exception as error:
+        if required:
+            raise
+        foreseen = isinstance(error, (Untranslatable, UsageError, BatchError)) and not isinstance(error, Disagreement)
+        said = (str(error) if foreseen else f"{type(error).__name__}: {error}").partition("\n")[0]
+        _LOG.log(logging.INFO if foreseen else logging.WARNING, "%s of %r runs on MLX: %s", what, call, said)
+        return None
