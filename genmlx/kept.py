@@ -70,6 +70,15 @@ def execution(native: bool | None, pays: bool) -> Iterator[Execution]:
         _execution.reset(token)
 
 
+def require_handlers(what: str) -> None:
+    """Raise where machine code is required, since this batch has none."""
+    how = _execution.get()
+    if how is not None and how.required:
+        from genmlx.native.graph import Untranslatable
+
+        raise Untranslatable(f"native=True: {what}", hint="native=None, which runs on MLX what has no native form")
+
+
 class _Kept:
     """A batch of one form: how often it came, and once there is something that gives its results, that."""
 

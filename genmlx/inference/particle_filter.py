@@ -34,6 +34,7 @@ from genmlx.inference.resampling import (
 )
 from genmlx.inference.strata import same_values, stratified
 from genmlx.inference.translators import GeneralTranslator, SimpleExtendingTranslator
+from genmlx.kept import require_handlers
 from genmlx.masked import Masked, value_of
 from genmlx.pytree import split_arrays
 from genmlx.selection import Selection, as_selection, select
@@ -193,6 +194,7 @@ class ParticleFilter(Particles):
             raise UsageError("a step is a call of the same model", expected=f"{self.call!r} with other arguments")
         if proposal is None and (made := self._one_step_longer(call, new, random.as_key(key))) is not None:
             return made
+        require_handlers("only the steps of an unfold or a scan have a native form, and only without a proposal")
         return self._moved(SimpleExtendingTranslator(call, None, new, proposal), call, new, key)
 
     def _one_step_longer(self, call: Call, new: ChoiceMap, key: mx.array) -> ParticleFilter | None:

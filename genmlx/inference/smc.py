@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from genmlx import random
 from genmlx.choicemap import EMPTY, ChoiceMap
+from genmlx.combinators.sequence import Sequence
 from genmlx.errors import ParameterError, UsageError
 from genmlx.gfi import Call, checked_choices
 from genmlx.inference.loop import Loop
@@ -62,8 +63,7 @@ def smc(
 
     ``native`` is whether the steps are machine code: by default from 200 steps on, or two million particles times
     steps, where its compilation is made up for. True raises where that cannot be. Only the steps of an ``unfold`` or a
-    ``scan`` are one piece of code; other models would need one for each step, and are compiled only when asked for.
-    ``execution`` of the result says how the steps were made.
+    ``scan``, without a proposal, are one piece of code; moves run on MLX. ``execution`` of the result says what it was.
 
     Raises ``DegenerateWeights`` when a step leaves every particle with weight zero, naming the observation.
 
@@ -81,8 +81,7 @@ def smc(
     (True, True)
     """
     filtering = Filtering(steps, particles, ess_threshold, resampling, proposal, rejuvenate, strata)
-    pays = len(filtering.stages) >= _LONG or len(filtering.stages) * particles >= _MANY
-    with Loop("smc", progress) as loop, execution(native, pays) as how:
+    with Loop("smc", progress) as loop, execution(native, filtering.compiles) as how:
         result = filtering.run(random.streams(key), loop, record)
     result.execution = how.found
     result.status, result.timing = loop.status, loop.timing
@@ -111,6 +110,14 @@ class Filtering:
         self.threshold, self.scheme, self.proposal = ess_threshold, resampling, proposal
         self.rejuvenation, self.strata = rejuvenate, None if strata is None else list(strata)
         self.replays: Replays | None = None  # for filters that are run again and again, while nothing is redefined
+
+    @property
+    def compiles(self) -> bool:
+        """Whether machine code for the steps pays for its compilation."""
+        steps, gen_fn = len(self.stages), self.stages[0].call.gen_fn
+        alike = isinstance(gen_fn, Sequence) and gen_fn.chained
+        plain = self.proposal is None and all(stage.proposal is None for stage in self.stages)
+        return alike and plain and (steps >= _LONG or steps * self.n >= _MANY)
 
     @property
     def observations(self) -> ChoiceMap:

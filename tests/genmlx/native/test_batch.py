@@ -214,8 +214,32 @@ def test_an_interrupted_or_failing_run_leaves_no_mode_behind():
     assert importance_sampling(line(XS), OBSERVED, 10, key=0).execution == "handlers"
 
 
-def test_walks_of_the_user_may_change_arguments_too():
-    """Steps that are no plain growth take the way of an update, natively or not."""
-    steps = [(walk(n, 0.0, 1.0 + n / 10), {(n - 1, "y"): 1.0}) for n in range(1, 7)]
-    native, mlx = (smc(steps, 50, key=0, native=choice) for choice in (True, False))
-    assert native.log_ml.item() == pytest.approx(mlx.log_ml.item(), abs=1e-4)
+@gen
+def contains_a_walk(n):
+    trace("c", walk(n, 0.0, 1.0))
+
+
+UNFIT = {
+    "a model that contains a chain": ([(contains_a_walk(n), {("c", n - 1, "y"): 1.0}) for n in (1, 2, 3)], {}),
+    "arguments that change": ([(walk(n, 0.0, 1.0 + n / 10), {(n - 1, "y"): 1.0}) for n in (1, 2, 3)], {}),
+    "a proposal": (walks(SERIES), {"proposal": lambda tr: ahead(tr.args[0])}),
+}
+
+
+@gen
+def ahead(t):
+    trace((t, "x"), normal(0.0, 2.0))
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_steps_without_a_native_form_run_on_mlx_unless_that_is_ruled_out(name):
+    steps, options = UNFIT[name]
+    assert smc(steps, 20, key=0, **options).execution in ("handlers", "replayed")
+    with pytest.raises(Untranslatable, match="only the steps of an unfold or a scan"):
+        smc(steps, 20, key=0, native=True, **options)
+
+
+def test_moves_between_native_steps_run_on_mlx():
+    found = smc(walks(SERIES), 4000, 1.0, rejuvenate=(0, "x"), key=0, native=True)
+    assert found.execution == NATIVE
+    assert abs(found.log_ml.item() - kalman(SERIES)[1]) < 4 * found.log_ml_error
