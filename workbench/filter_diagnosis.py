@@ -53,7 +53,7 @@ def _weights(pf: Any, found: Facts, k: float) -> str:
 def _ancestors(pf: Any, found: Facts) -> list[str]:
     middle = found.steps // 2
     at = dict.fromkeys([0, middle] if found.steps > 2 else [0])
-    counts = ", ".join(f"{found.ancestors[t]:,} of {found.unit} {t}" for t in at)
+    counts = ", ".join(f"{found.ancestors[t]:,} of {found.unit} {t}" for t in at if t < len(found.ancestors))
     moved = pf.history.accept[~np.isnan(pf.history.accept)]
     accept = [f"moves accepted {moved.mean():.2f}, least {moved.min():.2f}"] if len(moved) else []
     return [f"ancestors left: {counts}", *accept]

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from genmlx.address import normalise
 from genmlx.errors import UnknownAddress, UsageError, nearest, show_addresses
 from genmlx.inference.bands import Band, band
+from genmlx.inference.history import require_paths
 from workbench.elements import element_name
 from workbench.figures import BAD, INK, QUIET, Plot, new_plot
 from workbench.filters import facts, is_static, standard_error
@@ -66,6 +67,7 @@ def _evidence(axes: Axes, history: Any) -> None:
 
 def genealogy(kind: str, pf: Any) -> Plot:
     """Of evenly spaced particles with weight: which particle of each step they come from; a colour for each first."""
+    require_paths(pf.history)
     alive = np.flatnonzero(np.asarray(pf.log_weights) > -np.inf)
     chosen = alive[np.unique(np.linspace(0, len(alive) - 1, min(LINES, len(alive))).astype(int))]
     origins = np.stack([index[chosen] for index in pf.history.origins(pf.n)])

@@ -17,7 +17,8 @@ def is_filter(result: Any) -> bool:
 class Facts(NamedTuple):
     """Of ``steps`` steps: which were resampled, at which the effective size was low, and how many ancestors are left.
 
-    ``ancestors`` has for each step how many of its particles the last ones come from; ``error`` is the standard error
+    ``ancestors`` has for each step (for the first alone, where no paths are stored) how many of its particles the last
+    ones come from; ``error`` is the standard error
     of the log evidence, NaN where it is not known. A ``static`` model has temperatures for steps.
     """
 

@@ -84,6 +84,8 @@ class Attic(NamedTuple):
 
 
 NOTHING = Attic()
+FORGOTTEN = Attic()
+"""That of a filter that stores no paths: what is put away is gone."""
 
 
 def put_away(traces: VectorizedTrace, attic: Attic) -> tuple[VectorizedTrace, Attic]:
@@ -100,7 +102,8 @@ def put_away(traces: VectorizedTrace, attic: Attic) -> tuple[VectorizedTrace, At
                 leaves[i] = _replaced(leaf, elements=_last(elements))
     if not kept:
         return traces, attic
-    return _batch(optree.tree_unflatten(spec, leaves), traces.args, traces.n), Attic(attic, None, tuple(kept))
+    recent = _batch(optree.tree_unflatten(spec, leaves), traces.args, traces.n)
+    return recent, FORGOTTEN if attic is FORGOTTEN else Attic(attic, None, tuple(kept))
 
 
 def brought_back(traces: VectorizedTrace, attic: Attic) -> VectorizedTrace:
@@ -134,6 +137,16 @@ def found_at(traces: VectorizedTrace, address: Any) -> Any:
     """The values of one choice, without a look at those before it; raises where they are put away."""
     with recorder(None):
         return traces._look(lambda trace: _leaf(trace, normalise(address)))
+
+
+def recent_addresses(trace: Trace) -> list[tuple]:
+    """The addresses of the choices that are not put away."""
+    if isinstance(trace, SequenceTrace) and isinstance(trace.elements, Elements):
+        last = trace.elements.n - 1
+        return [(last, *rest) for rest in recent_addresses(last_step(trace.elements))]
+    if isinstance(trace, GenTrace):
+        return [(*a, *rest) for a, sub in trace.subtraces.items() for rest in recent_addresses(sub)]
+    return trace.choices.addresses()
 
 
 def _leaf(trace: Trace, address: tuple) -> Any:

@@ -16,10 +16,20 @@ from genmlx import random
 from genmlx.choicemap import ChoiceMap
 from genmlx.errors import GenError, ParameterError, UsageError, show_address, show_addresses
 from genmlx.gfi import Call, checked_choices, gen_errors, require_selectable
-from genmlx.inference.attic import NOTHING, Attic, TakenAway, brought_back, found_at, put_away, refers_to_it
+from genmlx.inference.attic import (
+    FORGOTTEN,
+    NOTHING,
+    Attic,
+    TakenAway,
+    brought_back,
+    found_at,
+    put_away,
+    recent_addresses,
+    refers_to_it,
+)
 from genmlx.inference.evidence_error import evidence_error, lost_pairs
 from genmlx.inference.extension import added, one_more_step
-from genmlx.inference.history import FilterStep, History
+from genmlx.inference.history import FilterStep, History, require_paths
 from genmlx.inference.importance import weighted
 from genmlx.inference.kernels import Kernel, as_kernel
 from genmlx.inference.mh import regenerate_step
@@ -94,6 +104,8 @@ class ParticleFilter(Particles):
     @property
     def traces(self) -> VectorizedTrace:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The traces of the particles, whole."""
+        if self.attic is FORGOTTEN:
+            require_paths(self.history)
         if self._whole is None:
             self._whole = self.recent if self.attic is NOTHING else brought_back(self.recent, self.attic)
         return self._whole
@@ -117,6 +129,11 @@ class ParticleFilter(Particles):
             except (TakenAway, KeyError):
                 pass
         return super().__getitem__(address)
+
+    def addresses(self) -> list[tuple]:
+        if self.attic is FORGOTTEN:
+            return [a for a in recent_addresses(self.recent.lanes) if a not in self.observations]
+        return super().addresses()
 
     def _applied(self, operation: Callable[[VectorizedTrace], tuple]) -> tuple[VectorizedTrace, Any, Attic]:
         """An operation on the traces without their past; where it looks at that, or fails, on whole traces."""
@@ -155,11 +172,13 @@ class ParticleFilter(Particles):
         proposal: Call | None = None,
         strata: Iterable[Any] | None = None,
         key: Any = None,
+        store_paths: bool = True,
     ) -> ParticleFilter:
         """``particles`` traces that agree with the observations, the rest from the prior or a ``proposal``.
 
         ``strata`` are choice maps that exclude each other and leave nothing out, as each value of a discrete choice:
-        every one of them gets its share of the particles, for certain.
+        every one of them gets its share of the particles, for certain. Without ``store_paths`` all steps of a chain but
+        the last are forgotten, so that memory does not grow with their number; to ask for them raises.
         """
         observations = checked_problem(call, observations)
         n = positive_count("particles", particles)
@@ -169,16 +188,22 @@ class ParticleFilter(Particles):
             else:
                 given = [checked_choices(stratum) for stratum in strata]
                 traces, log_weights = stratified(call, observations, given, proposal, n, random.as_key(key))
-        return cls.begun(traces, log_weights, call, observations)
+        return cls.begun(traces, log_weights, call, observations, store_paths)
 
     @classmethod
     def begun(
-        cls, traces: VectorizedTrace, log_weights: mx.array, call: Call, observations: ChoiceMap
+        cls,
+        traces: VectorizedTrace,
+        log_weights: mx.array,
+        call: Call,
+        observations: ChoiceMap,
+        store_paths: bool = True,
     ) -> ParticleFilter:
         """A filter after its first step, whose traces and weights somebody else has made."""
         evaluate(traces, log_weights)
         _require_weight(call, traces, log_weights, observations, 0)
-        return cls(traces, log_weights, 0.0, call, observations, History())._noted(0.0)
+        history, attic = History((), store_paths), NOTHING if store_paths else FORGOTTEN
+        return cls(traces, log_weights, 0.0, call, observations, history, attic)._noted(0.0).tidied()
 
     def step(
         self, call: Call | None = None, observations: Any = None, proposal: Any = None, key: Any = None
@@ -283,13 +308,11 @@ class ParticleFilter(Particles):
         import numpy as np
 
         traces = self.recent.take(index)
-        attic = self.attic if self.attic is NOTHING else Attic(self.attic, index)
+        attic = self.attic if self.attic is NOTHING or self.attic is FORGOTTEN else Attic(self.attic, index)
         mean = log_mean(log_weights)
         base = self._log_ml - mean if mean > -math.inf else self.base
-        last, now = self.history[-1], np.array(index)
-        ancestors = now if last.ancestors is None else last.ancestors[now]
-        pairs = last.pairs * lost_pairs(self.log_weights, now, log_weights)
-        history = self.history.amended(ancestors=ancestors, pairs=pairs)
+        now = np.array(index)
+        history = self.history.taken(now, lost_pairs(self.log_weights, now, log_weights))
         return self._replaced(traces=traces, log_weights=log_weights, base=base, history=history, attic=attic)
 
     def resize(self, n: int, key: Any = None, scheme: str = "multinomial") -> ParticleFilter:

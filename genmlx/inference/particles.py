@@ -142,7 +142,7 @@ class Particles:
     _repr_mimebundle_, _repr_pretty_ = mimebundle, pretty
 
     def __repr__(self) -> str:
-        name = getattr(self.traces.gen_fn, "__name__", "")
+        name = getattr(self.call.gen_fn, "__name__", "")
         partial = "" if self.status == "complete" else f", {self.status}"
         return (
             f"<Particles of {name}: {self.n}, ess {show_value(self.ess)}, "

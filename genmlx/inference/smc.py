@@ -46,6 +46,7 @@ def smc(
     key: Any = None,
     progress: Callable | None = None,
     native: bool | None = None,
+    store_paths: bool = True,
 ) -> ParticleFilter:
     """The particles after the last step, with ``log_ml``, ``history``, and complete traces.
 
@@ -60,6 +61,9 @@ def smc(
     resampled after each step also where all weights are equal. ``strata`` are those of ``ParticleFilter.init``.
     ``record(filter)`` is called after each step, before it is resampled, and ``history.recorded`` keeps what it
     returns. Ctrl-C returns the particles as they are, with ``status`` "interrupted".
+
+    Without ``store_paths`` all steps of a chain but the last are forgotten, so that memory does not grow with their
+    number; ``log_ml``, its error and ``history`` are as they would be, and to ask for an earlier step raises.
 
     ``native`` is whether the steps are machine code: by default from 200 steps on, or two million particles times
     steps, where its compilation is made up for. True raises where that cannot be. Only the steps of an ``unfold`` or a
@@ -81,6 +85,7 @@ def smc(
     (True, True)
     """
     filtering = Filtering(steps, particles, ess_threshold, resampling, proposal, rejuvenate, strata)
+    filtering.store_paths = store_paths
     with Loop("smc", progress) as loop, execution(native, filtering.compiles) as how:
         result = filtering.run(random.streams(key), loop, record)
     result.execution = how.found
@@ -109,6 +114,7 @@ class Filtering:
             raise ParameterError(f"ess_threshold is {ess_threshold!r}", expected="a share of the particles, 0 to 1")
         self.threshold, self.scheme, self.proposal = ess_threshold, resampling, proposal
         self.rejuvenation, self.strata = rejuvenate, None if strata is None else list(strata)
+        self.store_paths = True
         self.replays: Replays | None = None  # for filters that are run again and again, while nothing is redefined
 
     @property
@@ -155,7 +161,7 @@ class Filtering:
         given = checked_choices(observations).merge(fixed)
         with self.place("begin"):  # where values that differ from run to run are to be inputs: those of lanes
             lanes = given if fixed.is_empty else given.repeated(self.n)
-            pf = ParticleFilter.init(call, lanes, self.n, proposal, self.strata, key)
+            pf = ParticleFilter.init(call, lanes, self.n, proposal, self.strata, key, self.store_paths)
         pf.observations = given
         return pf
 
