@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from genmlx.inference.history import History
-from genmlx.inference.resampling import host_weights
+from genmlx.inference.resampling import host_weights, log_mean
 
 
 def evidence_error(history: History, log_weights: mx.array) -> float:
@@ -37,7 +37,7 @@ def lost_pairs(before: mx.array, index: Any, after: mx.array) -> float:
     """By what factor two draws by the weights after are less likely of different ancestors than two by those before."""
     import numpy as np
 
-    if not mx.any(before > -math.inf).item() or not mx.any(after > -math.inf).item():
+    if log_mean(before) == -math.inf or log_mean(after) == -math.inf:
         return math.nan
     old, new = host_weights(before), np.bincount(index, host_weights(after))
     kept = 1.0 - new @ new

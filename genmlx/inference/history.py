@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from genmlx.errors import UsageError
 
-
 NOT_STORED = ()
 """The ancestors of a step after which particles were resampled, in a filter that stores no paths."""
 

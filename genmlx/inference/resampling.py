@@ -121,9 +121,13 @@ def stratified(weights: Any, n: int, key: Any) -> Any:
 
 
 def systematic(weights: Any, n: int, key: Any) -> Any:
+    """The particles whose shares hold the points (j + u) / n, found by how many of these lie below each edge."""
     import numpy as np
 
-    return _invert(weights, (np.arange(n) + _uniform(key, 1)) / n)
+    edges = np.cumsum(weights)
+    below = np.clip(np.ceil(edges * (n / edges[-1]) - _uniform(key, 1)), 0, n).astype(np.int64)
+    below[edges >= edges[-1]] = n
+    return np.repeat(np.arange(len(weights)), np.diff(below, prepend=0))
 
 
 def residual(weights: Any, n: int, key: Any) -> Any:
