@@ -47,6 +47,7 @@ class Refinement:
             walk.use(before)
             if spread_of_errors(values, exact) > most and roughness(exact) < 2 * roughness(values):
                 self._settle(walk, density)
+                self._made = [None]  # what was not right is not tried again
 
     def switch(self, walk: NativeWalk) -> None:
         if density := self._double():

@@ -158,6 +158,24 @@ def test_float64_that_is_wrong_is_not_used(caplog, monkeypatch, wrong):
         nuts(plain(), {"y": 3.0}, native="float64", **FEW)
 
 
+def test_float64_that_is_wrong_in_the_warm_up_is_tried_once(caplog, monkeypatch):
+    """The walk goes on as it was, with one line."""
+    require_same = density_module._require_same
+
+    def required(walk, *rest):
+        if walk.density.dtype == np.float64:
+            raise Disagreement("a gradient that is off by 1")
+        require_same(walk, *rest)
+
+    monkeypatch.setattr(density_module, "_require_same", required)
+    how = {"draws": 50, "warmup": 400, "chains": 4, "key": 1}
+    rounded = mala(clock(ROWS), DATA, native="float32", **how)
+    post = mala(clock(ROWS), DATA, **how)
+    assert_same(rounded, post)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "stays in float32, though" in record.getMessage()
+
+
 def test_what_is_rougher_than_float32_is_not_used(caplog, monkeypatch):
     """Machine code in float64 that is wrong, where float32 is too noisy to say so."""
 
