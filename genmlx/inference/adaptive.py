@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 
@@ -17,6 +17,9 @@ from genmlx.inference.leapfrog import Metric
 from genmlx.inference.loop import Loop
 from genmlx.inference.record import Record
 from genmlx.inference.warmup import Warmup
+
+Native = bool | Literal["float32", "float64"] | None
+"""Whether chains are to be machine code, by default where that can be; and in which precision, if that is asked for."""
 
 
 class Tuning(NamedTuple):

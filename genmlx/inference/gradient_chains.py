@@ -17,9 +17,9 @@ import optree
 
 from genmlx import random
 from genmlx.backend.recording import recorded
-from genmlx.errors import ParameterError
+from genmlx.errors import ParameterError, UsageError
 from genmlx.gfi import Call, gen_errors
-from genmlx.inference.adaptive import Adaptive, Tuning
+from genmlx.inference.adaptive import Adaptive, Native, Tuning
 from genmlx.inference.checkpoint import Checkpoint
 from genmlx.inference.draws import watched
 from genmlx.inference.leapfrog import Point, ValueAndGrad, evaluate, identity_metric
@@ -87,7 +87,7 @@ def run_gradient_chains(
     settings: Mapping[str, Any] | None = None,
     step_size: float | None = None,
     gradients: bool = True,
-    native: bool | None = None,
+    native: Native = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]``; ``step_size`` is where warm-up begins, found by doubling if not given.
 
@@ -96,6 +96,8 @@ def run_gradient_chains(
     """
     from genmlx.inference.log_density import LogDensity
 
+    if native not in (None, False, True, "float32", "float64"):
+        raise UsageError(f"native={native!r}", expected='None, True, False, "float32" or "float64"')
     observations = checked_problem(call, observations)
     for name, count, least in (("draws", draws, 1), ("warmup", warmup, 0), ("thin", thin, 1), ("chains", chains, 1)):
         positive_count(name, count, least)
@@ -111,7 +113,7 @@ def run_gradient_chains(
         counts = {"draws": draws, "warmup": warmup, "thin": thin}
         if checkpoint is not None:
             own = {"chains": chains, "target_accept": target_accept, "dense": dense, **(settings or {})}
-            own["native"] = not isinstance(walk, Walk)
+            own["native"] = native if isinstance(native, str) else not isinstance(walk, Walk)
             loop.file = Checkpoint.of(checkpoint, algorithm, call, observations, key, **counts, **own)
         positions, stats = walk.run(loop, streams, **counts, target_accept=target_accept, step_size=step_size)
         values, log_joint = _constrained(density, positions, walk.joint)
@@ -139,13 +141,15 @@ def walk_of(
     dense: bool = False,
     settings: Mapping[str, Any] | None = None,
     gradients: bool = True,
-    native: bool | None = None,
+    native: Native = None,
 ) -> Adaptive:
     """The chains of a sampler on a ``LogDensity``: machine code where that can be, else recorded MLX graphs."""
     if native is not False:
         from genmlx.native.density import native_walk
 
-        found = native_walk(algorithm, density, start, dense, settings or {}, gradients, required=native is True)
+        precision = native if isinstance(native, str) else None
+        how = (dense, settings or {}, gradients, precision)
+        found = native_walk(algorithm, density, start, *how, required=native is not None)
         if found is not None:
             return found
     value_and_grad = density.value_and_grad if gradients else _flat_density(density.logp)

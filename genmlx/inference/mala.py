@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from genmlx.gfi import Call
+from genmlx.inference.adaptive import Native
 from genmlx.inference.gradient_chains import Info, Sampler, Tuning, checked_fraction, packed, run_gradient_chains
 from genmlx.inference.leapfrog import Metric, Point, ValueAndGrad, evaluate
 from genmlx.inference.posterior import Posterior
@@ -37,7 +38,7 @@ def mala(
     key: Any = None,
     progress: Callable | None = None,
     checkpoint: str | os.PathLike | None = None,
-    native: bool | None = None,
+    native: Native = None,
 ) -> Posterior:
     """A posterior of ``[chains, draws]`` by Langevin proposals. All latent choices must be continuous.
 
@@ -46,6 +47,8 @@ def mala(
 
     On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
     recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
+    Machine code computes in float32, and in float64 from where the warm-up finds float32 too noisy for the sampler;
+    ``native="float32"`` and ``native="float64"`` ask for one of them throughout.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal

@@ -179,6 +179,14 @@ class Warmup:
         self.dual.restore(saved["dual"])
         self.draws.restore(saved["draws"])
 
+    @property
+    def spread(self) -> Any:
+        """The standard deviations of the coordinates, ``[dim]``; 0 before they are known."""
+        if self._done < (self.ends[0] if self.ends else math.inf):
+            return self._np.zeros(self._dim)
+        variances = self._np.array(self.metric.inverse_mass, dtype=float)
+        return self._np.sqrt(self._np.diag(variances) if self._dense else variances.reshape(-1))
+
     def finish(self) -> Any:
         """The step size to sample with, ``[1]``."""
         return self._one(self.dual.averaged)

@@ -26,6 +26,7 @@ from genmlx.inference.record import Record
 from genmlx.native.drivers import drivers
 from genmlx.native.drivers.chain import STATS, Chain, Desk
 from genmlx.native.drivers.running import Dual
+from genmlx.native.precision import Refinement
 from genmlx.native.restricted import structure
 
 _CHAIN, _DESK, _DUAL = structure(Chain), structure(Desk), structure(Dual)
@@ -69,34 +70,45 @@ class Density(NamedTuple):
 
 
 class NativeWalk(Adaptive):
-    """Chains of a sampler on a density that is machine code, from ``start [n, dim]``."""
+    """Chains of a sampler on a density that is machine code, from ``start [n, dim]``.
+
+    With a ``refinement`` the density may become one of float64 in the warm-up.
+    """
 
     methods: Mapping[str, Method] = METHODS
 
     def __init__(self, method: str, density: Density, start: Any, dense: bool, settings: Mapping[str, Any]):
         n, dim = start.shape
         super().__init__(n, dim, dense)
-        self.method, self.density, self.drivers = self.methods[method], density, drivers()
+        self.method, self.drivers = self.methods[method], drivers()
         self.names = list(STATS[: self.method.statistics])
-        self.execution = f"native ({np.dtype(density.dtype).name})"
+        self.refinement: Refinement | None = None
         self._transition = self.drivers.address(self.method.transition)
         self._seconds = 0.0  # of a transition of one chain
-        self._desks = [_Desk(density, settings.get("max_depth", 0)) for _ in range(min(n, _processors()))]
+        self._max_depth = settings.get("max_depth", 0)
         self._places, self._gradients = np.array(start, dtype=float), np.zeros((n, dim))
         self._stats = np.zeros((n, len(STATS)))
         self._metric = np.zeros((2, dim**2 if dense else dim))
         self._mean, self._squares = np.zeros((n, dim)), np.zeros((n, dim**2 if dense else dim))
         self._chains = (_CHAIN * n)()
         for i, chain in enumerate(self._chains):
-            chain.desk, chain.dim, chain.slopes = self._desks[0].address, dim, dim if density.gradients else 0
+            chain.dim, chain.slopes = dim, dim if density.gradients else 0
             chain.position, chain.gradient = _address(self._places[i]), _address(self._gradients[i])
             chain.stats, chain.mean, chain.squares = map(_address, (self._stats[i], self._mean[i], self._squares[i]))
             chain.dense, (chain.inverse_mass, chain.momentum_factor) = dense, map(_address, self._metric)
-            chain.max_depth = settings.get("max_depth", 0)
+            chain.max_depth = self._max_depth
             chain.leapfrog_steps = settings.get("leapfrog_steps") or 0
             chain.trajectory = settings.get("trajectory") or LENGTH
-        self._evaluate()
+        self.use(density)
         self.tune(1.0, identity_metric(dim, dense))
+
+    def use(self, density: Density) -> None:
+        """Go on with this density, from where the chains are."""
+        self.density, self.execution = density, f"native ({np.dtype(density.dtype).name})"
+        self._desks = [_Desk(density, self._max_depth) for _ in range(min(self.n, _processors()))]
+        for chain in self._chains:
+            chain.desk = self._desks[0].address
+        self._evaluate()
 
     @property
     def value_and_grad(self) -> tuple[Any, Any]:
@@ -106,6 +118,22 @@ class NativeWalk(Adaptive):
     @property
     def positions(self) -> Any:
         return self._places.astype(np.float32)
+
+    @property
+    def places(self) -> Any:
+        """That, unrounded."""
+        return self._places.copy()
+
+    def log_probs(self, places: Any) -> Any:
+        """The log density ``[..., n]`` as each chain sees it at places of its own, ``[..., n, dim]``."""
+        own, found = self.places, np.empty(places.shape[:-1])
+        for index in np.ndindex(found.shape[:-1]):
+            self._places[:] = places[index]
+            self._evaluate()
+            found[index] = [chain.log_prob for chain in self._chains]
+        self._places[:] = own
+        self._evaluate()
+        return found
 
     def tune(self, step_size: Any, metric: Metric) -> None:
         super().tune(step_size, metric)
@@ -118,6 +146,8 @@ class NativeWalk(Adaptive):
         self._set_keys(streams.warmup)
 
     def end_warmup(self) -> None:
+        if self.refinement and not self.learned.ends:
+            self.refinement.look(self)
         self._set_keys(self._sampling)
 
     def first_step(self) -> Any:
@@ -132,6 +162,8 @@ class NativeWalk(Adaptive):
             if learned.keeps and count == learned.ahead:
                 self._tell(learned.draws)
             if learned.passed(count):
+                if self.refinement:
+                    self.refinement.look(self)
                 learned.find_step_size(self.accept_at)
             start += count
         return self._told()
@@ -163,7 +195,7 @@ class NativeWalk(Adaptive):
     def state_of_chains(self) -> dict:
         words = [(c.first_key, c.second_key, c.taken, c.kept) for c in self._chains]
         arrays = (np.array(words, dtype=np.uint64), self._places, self._mean, self._squares)
-        return {"chains": [array.view(np.uint32) for array in arrays]}
+        return {"chains": [array.view(np.uint32) for array in arrays], "execution": self.execution}
 
     def restore_chains(self, saved: dict) -> None:
         words, *rest = [np.array(array, dtype=np.uint32) for array in saved["chains"]]
@@ -173,6 +205,10 @@ class NativeWalk(Adaptive):
             mine[:] = theirs.view(float)
         for chain, own in zip(self._chains, words.view(np.uint64).tolist(), strict=True):
             chain.first_key, chain.second_key, chain.taken, chain.kept = own
+        if self.execution != saved["execution"] and self.refinement:
+            self.refinement.switch(self)
+        if self.execution != saved["execution"]:
+            raise ValueError(f"what was {saved['execution']} cannot be that here")
         self._evaluate()
 
     def _warm(self, count: int, keep: bool) -> None:

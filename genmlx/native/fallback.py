@@ -11,7 +11,7 @@ import mlx.core as mx
 from genmlx.errors import BatchError, UsageError
 from genmlx.native.graph import Untranslatable
 
-_LOG = logging.getLogger("genmlx.native")
+log = logging.getLogger("genmlx.native")
 Made = TypeVar("Made")
 
 
@@ -29,7 +29,12 @@ def attempted(what: str, call: Any, make: Callable[[], Made], required: bool) ->
     except Exception as error:
         if required:
             raise
-        foreseen = isinstance(error, (Untranslatable, UsageError, BatchError)) and not isinstance(error, Disagreement)
-        said = (str(error) if foreseen else f"{type(error).__name__}: {error}").partition("\n")[0]
-        _LOG.log(logging.INFO if foreseen else logging.WARNING, "%s of %r runs on MLX: %s", what, call, said)
+        tell(error, f"{what} of {call!r} runs on MLX")
         return None
+
+
+def tell(error: Exception, what: str) -> None:
+    """A line in the log: what happens instead, and because of which error; a warning where that was not foreseen."""
+    foreseen = isinstance(error, (Untranslatable, UsageError, BatchError)) and not isinstance(error, Disagreement)
+    said = (str(error) if foreseen else f"{type(error).__name__}: {error}").partition("\n")[0]
+    log.log(logging.INFO if foreseen else logging.WARNING, "%s: %s", what, said)

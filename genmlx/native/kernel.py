@@ -11,6 +11,7 @@ import numpy as np
 
 from genmlx.native import fold, llvm, peepholes
 from genmlx.native.graph import MLX_DTYPES, Graph, graph_of
+from genmlx.native.promote import promoted
 
 
 class Array(NamedTuple):
@@ -74,7 +75,22 @@ def compile_function(f: Callable[..., Sequence[mx.array]], *arrays: mx.array) ->
     [array([2, 4, 6], dtype=float32), array(6, dtype=float32)]
     """
     llvm.binding()
-    return NativeFunction(fold.folded(peepholes.improved(fold.folded(graph_of(f, *arrays)))))
+    return _code_of(graph_of(f, *arrays))
+
+
+def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array) -> NativeFunction:
+    """``f``, a function of float32 arrays, as machine code for float64 arrays: see ``promote.py``.
+
+    >>> third = compile_in_float64(lambda x: [x / 3], mx.array(1.0))
+    >>> third(mx.array(1.0, dtype=mx.float64))[0].item()
+    0.3333333333333333
+    """
+    llvm.binding()
+    return _code_of(promoted(graph_of(f, *arrays)))
+
+
+def _code_of(graph: Graph) -> NativeFunction:
+    return NativeFunction(fold.folded(peepholes.improved(fold.folded(graph))))
 
 
 def _address(array: np.ndarray) -> int:
