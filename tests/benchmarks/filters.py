@@ -255,12 +255,13 @@ def small() -> dict:
         log_ml = result.log_ml.item()
         del result
         gc.collect()
+        left = mx.get_active_memory()
         short: Any = smc(genmlx_steps("walk", data("walk", steps)), particles=1000, key=0, store_paths=False)
         gc.collect()
-        alone = mx.get_active_memory() - held
+        alone = mx.get_active_memory() - left
         del short
         lines.append(f"T = {steps}: {held / steps / 1000:.0f} bytes for each particle and step while the traces are "
-                     f"there, {mx.get_active_memory():,} after; without paths {alone:,} in all "
+                     f"there, {left:,} after; without paths {alone:,} in all "
                      f"(log evidence {log_ml:.1f})")  # fmt: skip
     return {"text": "\n".join(lines)}
 
