@@ -26,6 +26,7 @@ from genmlx.inference.record import Record
 from genmlx.native.drivers import drivers
 from genmlx.native.drivers.chain import STATS, Chain, Desk
 from genmlx.native.drivers.running import Dual
+from genmlx.native.packs import packs_of
 from genmlx.native.precision import Refinement
 from genmlx.native.restricted import structure
 
@@ -51,12 +52,18 @@ METHODS = {
 }
 
 
+IN_LANES = ("hmc", "mala", "random_walk")
+"""Those whose chains take their steps together; the trees of NUTS have too little in common."""
+
+
 class Density(NamedTuple):
     """``void f(void** inputs, void** outputs, void** constants, void* scratch)`` at ``pointer``.
 
     Its first input is ``u [dim]`` of a dtype. Its outputs are the log density, its gradient if there are ``gradients``,
     and the log density without the Jacobian, which only ``NativeWalk.joint`` reads. ``inputs`` are the addresses of
-    what it takes besides, ``constants`` that of its table, and ``owner`` keeps alive whatever these point to.
+    what it takes besides, ``constants`` that of its table, and ``owner`` keeps alive whatever these point to. With
+    several ``lanes``, which are ``drivers.pack.LANES``, it is of so many vectors at once, ``u [dim, lanes]``, and its
+    outputs have that axis too.
     """
 
     pointer: int
@@ -67,6 +74,7 @@ class Density(NamedTuple):
     constants: int = 0
     scratch_bytes: int = 0
     owner: Any = None
+    lanes: int = 1
 
 
 class NativeWalk(Adaptive):
@@ -80,11 +88,11 @@ class NativeWalk(Adaptive):
     def __init__(self, method: str, density: Density, start: Any, dense: bool, settings: Mapping[str, Any]):
         n, dim = start.shape
         super().__init__(n, dim, dense)
-        self.method, self.drivers = self.methods[method], drivers()
+        self.method, self.drivers = self.methods[method], drivers(density.lanes > 1)
         self.names = list(STATS[: self.method.statistics])
         self.refinement: Refinement | None = None
         self._transition = self.drivers.address(self.method.transition)
-        self._seconds = 0.0  # of a transition of one chain
+        self._seconds = 0.0  # of a transition of one chain, or pack
         self._max_depth = settings.get("max_depth", 0)
         self._places, self._gradients = np.array(start, dtype=float), np.zeros((n, dim))
         self._stats = np.zeros((n, len(STATS)))
@@ -99,15 +107,20 @@ class NativeWalk(Adaptive):
             chain.max_depth = self._max_depth
             chain.leapfrog_steps = settings.get("leapfrog_steps") or 0
             chain.trajectory = settings.get("trajectory") or LENGTH
+        self._units: Any = self._chains  # what is moved at once
+        if density.lanes > 1:
+            self._units = packs_of(self._chains, self._squares.shape[1])
         self.use(density)
         self.tune(1.0, identity_metric(dim, dense))
 
     def use(self, density: Density) -> None:
-        """Go on with this density, from where the chains are."""
-        self.density, self.execution = density, f"native ({np.dtype(density.dtype).name})"
-        self._desks = [_Desk(density, self._max_depth) for _ in range(min(self.n, _processors()))]
-        for chain in self._chains:
-            chain.desk = self._desks[0].address
+        """Go on with this density, of as many lanes as the one before, from where the chains are."""
+        self.density, self.precision = density, np.dtype(density.dtype).name
+        lanes = f", {density.lanes} lanes" if density.lanes > 1 else ""
+        self.execution = f"native ({self.precision}{lanes})"
+        self._desks = [_Desk(density, self._max_depth) for _ in range(min(len(self._units), _processors()))]
+        for one in (*self._chains, *self._units):
+            one.desk = self._desks[0].address
         self._evaluate()
 
     @property
@@ -151,7 +164,7 @@ class NativeWalk(Adaptive):
         self._set_keys(self._sampling)
 
     def first_step(self) -> Any:
-        self.drivers.each(self._chains, self.n, self.drivers.address(self.method.first))
+        self._each(self.method.first)
         return self._stats[:, 0].copy()
 
     def warm(self, start: int, stop: int) -> Any:
@@ -171,10 +184,14 @@ class NativeWalk(Adaptive):
     def sample(self, record: Record, stop: int) -> None:
         done, thin = record.transitions, record.thin
         draw, left = done // thin, thin - done % thin
-        names, sample = len(self.names), self.drivers.sample
+        names, sample, lanes = len(self.names), self.drivers.sample, self.density.lanes
+        if lanes > 1:
+            for pack in self._units:
+                pack.draws = record.draws
 
         def go(i: int) -> None:
-            out = (_address(part[i]) + draw * part[i, :1].nbytes for part in (record.positions, record.stats))
+            first = i * lanes
+            out = (_address(part[first]) + draw * part[first, :1].nbytes for part in (record.positions, record.stats))
             sample(self._at(i), self._transition, stop - done, thin, left, *out, names)
 
         self._over_chains(go, stop - done)
@@ -183,19 +200,20 @@ class NativeWalk(Adaptive):
     def joint(self, u: mx.array) -> mx.array:
         """The log density without the Jacobian at vectors ``[m, dim]``."""
         rows = np.ascontiguousarray(np.array(u))
-        found, ends = np.zeros(len(rows), dtype=np.float32), [len(rows) * i // self.n for i in range(self.n + 1)]
+        units = len(self._units)
+        found, ends = np.zeros(len(rows), dtype=np.float32), [len(rows) * i // units for i in range(units + 1)]
 
         def go(i: int) -> None:
             first, count = ends[i], ends[i + 1] - ends[i]
             self.drivers.joints(self._at(i), _address(rows[first:]), count, _address(found[first:]))
 
-        self._over_chains(go, len(rows) // self.n + 1)
+        self._over_chains(go, len(rows) // units + 1)
         return mx.array(found)
 
     def state_of_chains(self) -> dict:
         words = [(c.first_key, c.second_key, c.taken, c.kept) for c in self._chains]
         arrays = (np.array(words, dtype=np.uint64), self._places, self._mean, self._squares)
-        return {"chains": [array.view(np.uint32) for array in arrays], "execution": self.execution}
+        return {"chains": [array.view(np.uint32) for array in arrays], "precision": self.precision}
 
     def restore_chains(self, saved: dict) -> None:
         words, *rest = [np.array(array, dtype=np.uint32) for array in saved["chains"]]
@@ -205,10 +223,10 @@ class NativeWalk(Adaptive):
             mine[:] = theirs.view(float)
         for chain, own in zip(self._chains, words.view(np.uint64).tolist(), strict=True):
             chain.first_key, chain.second_key, chain.taken, chain.kept = own
-        if self.execution != saved["execution"] and self.refinement:
+        if self.precision != saved["precision"] and self.refinement:
             self.refinement.switch(self)
-        if self.execution != saved["execution"]:
-            raise ValueError(f"what was {saved['execution']} cannot be that here")
+        if self.precision != saved["precision"]:
+            raise ValueError(f"what was {saved['precision']} cannot be that here")
         self._evaluate()
 
     def _warm(self, count: int, keep: bool) -> None:
@@ -222,20 +240,20 @@ class NativeWalk(Adaptive):
             own.error, own.log_averaged = saved["_error"][i], saved["_log_averaged"][i]
         self._set_step_sizes(np.broadcast_to(dual.step_size, self.n))
         if len(duals) > 1:
-            size = ctypes.sizeof(_DUAL)
+            size = ctypes.sizeof(_DUAL) * self.density.lanes
 
             def alone(i: int) -> None:
                 run.warm_alone(self._at(i), self._transition, count, keep, ctypes.addressof(duals) + i * size)
 
             self._over_chains(alone, count)
-        elif len(self._desks) > 1 and self._seconds * self.n > _WORTH:
+        elif len(self._desks) > 1 and self._seconds * len(self._units) > _WORTH:
             for _ in range(count):
                 self._over_chains(lambda i: run.advance(self._at(i), self._transition, keep), 1)
                 run.settle(self._chains, self.n, duals)
         else:
             start = time.perf_counter()
-            run.warm(self._chains, self.n, self._transition, count, keep, duals)
-            self._seconds = (time.perf_counter() - start) / (count * self.n)
+            run.warm(self._units, len(self._units), self._transition, count, keep, duals)
+            self._seconds = (time.perf_counter() - start) / (count * len(self._units))
         found = {name: [getattr(own, name.strip("_")) for own in duals] for name in ("step_size", "_mu")}
         found |= {name: [getattr(own, name[1:]) for own in duals] for name in ("_error", "_log_averaged")}
         dual.restore({**saved, **found, "count": duals[0].count})
@@ -256,7 +274,10 @@ class NativeWalk(Adaptive):
         return self._stats[:, : len(self.names)].copy()
 
     def _evaluate(self) -> None:
-        self.drivers.each(self._chains, self.n, self.drivers.address("begin"))
+        self._each("begin")
+
+    def _each(self, what: str) -> None:
+        self.drivers.each(self._units, len(self._units), self.drivers.address(what))
 
     def _set_keys(self, key: Any) -> None:
         words = np.array(mx.random.split(key, 2 * self.n)).reshape(self.n, 4).view(np.uint64).tolist()
@@ -268,39 +289,39 @@ class NativeWalk(Adaptive):
             chain.step_size = size
 
     def _at(self, i: int) -> int:
-        """Where a chain is in memory."""
-        return ctypes.addressof(self._chains) + i * ctypes.sizeof(_CHAIN)
+        """Where a chain, or pack, is in memory."""
+        return ctypes.addressof(self._units) + i * ctypes.sizeof(self._units[0])
 
     def _over_chains(self, go: Callable[[int], None], transitions: int) -> None:
-        """``go(i)``, which makes so many transitions, for every chain: one after the other, or on several threads."""
-        start, workers = time.perf_counter(), len(self._desks)
-        if workers == 1 or self._seconds * self.n * transitions < _WORTH:
+        """``go(i)``, which makes so many transitions, for every unit: one after the other, or on several threads."""
+        start, workers, units = time.perf_counter(), len(self._desks), self._units
+        if workers == 1 or self._seconds * len(units) * transitions < _WORTH:
             workers = 1
-            for i in range(self.n):
+            for i in range(len(units)):
                 go(i)
         else:
-            waiting: Any = iter(range(self.n))
+            waiting: Any = iter(range(len(units)))
 
             def work(desk: _Desk) -> None:
                 for i in waiting:
-                    self._chains[i].desk = desk.address
+                    units[i].desk = desk.address
                     go(i)
 
             for done in [_pool().submit(work, desk) for desk in self._desks]:
                 done.result()
-            for chain in self._chains:
-                chain.desk = self._desks[0].address
-        self._seconds = (time.perf_counter() - start) * workers / (self.n * transitions)
+            for unit in units:
+                unit.desk = self._desks[0].address
+        self._seconds = (time.perf_counter() - start) * workers / (len(units) * transitions)
 
 
 class _Desk:
     """What a thread writes to, in memory of its own."""
 
     def __init__(self, density: Density, max_depth: int):
-        dim, single = density.dim, np.dtype(density.dtype) == np.float32
+        dim, single, each = density.dim, np.dtype(density.dtype) == np.float32, 8 * density.lanes
         self._owned: list[Any] = []
-        work = self._memory(8 * (12 + 2 * max_depth) * dim)
-        u, slope, value, joint = (self._memory(8 * size) for size in (dim, dim, 1, 1))
+        work = self._memory(each * (12 + 2 * max_depth) * dim)
+        u, slope, value, joint = (self._memory(each * size) for size in (dim, dim, 1, 1))
         inputs, outputs = (u, *density.inputs), (value, slope, joint) if density.gradients else (value, joint)
         scratch = self._memory(density.scratch_bytes)
         self.struct = _DESK(

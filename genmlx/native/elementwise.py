@@ -9,6 +9,7 @@ from llvmlite import ir
 
 from genmlx.native import functions
 from genmlx.native.graph import Node, Untranslatable
+from genmlx.native.spreading import in_lanes, lanes, mangled, scalar
 from genmlx.native.writing import I1, Code, Value, in_register, number
 
 Rule = Callable[..., Value]
@@ -200,8 +201,8 @@ def cast(code: Code, x: Value, source: np.dtype, target: np.dtype) -> Value:
     if source.kind == "f":
         if target.kind == "f":
             return builder.fpext(x, kind) if target.itemsize == 8 else builder.fptrunc(x, kind)
-        wide = ir.IntType(64)
-        name = f"llvm.fpto{'u' if target == np.uint64 else 's'}i.sat.i64.{'f32' if source.itemsize == 4 else 'f64'}"
+        wide = in_lanes(ir.IntType(64), lanes(x))
+        name = f"llvm.fpto{'u' if target == np.uint64 else 's'}i.sat.{mangled(wide)}.{mangled(x.type)}"
         declared = code.module.globals.get(name) or ir.Function(code.module, ir.FunctionType(wide, [x.type]), name)
         whole = builder.call(declared, [x])
         return whole if kind.width == 64 else builder.trunc(whole, kind)
@@ -219,7 +220,7 @@ def _view(code: Code, node: Node, x: Value) -> Value:
     source = node.inputs[0].dtype
     if source.itemsize != node.dtype.itemsize or "b" in (source.kind, node.dtype.kind):
         raise Untranslatable(f"View of {source} as {node.dtype}")
-    return x if x.type == in_register(node.dtype) else code.builder.bitcast(x, in_register(node.dtype))
+    return x if scalar(x.type) == in_register(node.dtype) else code.builder.bitcast(x, in_register(node.dtype))
 
 
 def _log(code: Code, node: Node, x: Value) -> Value:
@@ -235,14 +236,14 @@ def _sqrt(code: Code, node: Node, x: Value) -> Value:
 
 
 def _logical_not(code: Code, node: Node, x: Value) -> Value:
-    if x.type != I1:
+    if scalar(x.type) != I1:
         raise Untranslatable(f"LogicalNot of {node.inputs[0].dtype}")
     return code.builder.not_(x)
 
 
 def _logical(name: str) -> Rule:
     def rule(code: Code, node: Node, a: Value, b: Value) -> Value:
-        if a.type != I1 or b.type != I1:
+        if I1 != scalar(a.type) or I1 != scalar(b.type):
             raise Untranslatable(f"{node.op} of {node.inputs[0].dtype}")
         return getattr(code.builder, name)(a, b)
 

@@ -16,11 +16,13 @@ from llvmlite import ir
 from genmlx.native import elementwise, views
 from genmlx.native.fold import uniform
 from genmlx.native.graph import Graph, Node, Untranslatable
+from genmlx.native.lanes import differing
 from genmlx.native.plan import STORED, Nest, Plan
 from genmlx.native.reductions import Reduction
 from genmlx.native.special import SPECIAL
+from genmlx.native.spreading import in_lanes
 from genmlx.native.views import Indices, unstripped, within
-from genmlx.native.writing import I1, I8, I64, POINTER, Code, Index, Value, in_memory, row_major
+from genmlx.native.writing import I1, I8, I64, POINTER, Code, Index, Value, in_memory, in_register, row_major
 
 NAME = "f"
 _ON_STACK = 512  # elements of a buffer that is on the stack
@@ -29,11 +31,16 @@ _ALIGNED = 64
 
 
 class Buffer(NamedTuple):
-    """Where the elements of a node are; ``strides`` count elements."""
+    """Where the elements of a node are; ``strides`` count elements, each of which is a number for each lane."""
 
     pointer: Value
     dtype: np.dtype
     strides: tuple[int, ...]
+    lanes: int = 1
+
+    @property
+    def kind(self) -> Any:
+        return in_lanes(in_memory(self.dtype), self.lanes)
 
 
 class Place(NamedTuple):
@@ -54,13 +61,13 @@ class Emitted(NamedTuple):
     scratch_bytes: int
 
 
-def emitted(graph: Graph) -> Emitted:
-    """The module of a graph.
+def emitted(graph: Graph, lanes: int = 1) -> Emitted:
+    """The module of a graph; for several lanes its first input and its outputs have one more axis, the last.
 
     Raises Untranslatable where a primitive is not known, or has settings of another form than it had in MLX 0.32.
     """
     try:
-        return Emitter(graph).emit()
+        return Emitter(graph, lanes).emit()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise Untranslatable(f"a primitive of an unknown form ({type(error).__name__}: {error})") from error
 
@@ -68,8 +75,9 @@ def emitted(graph: Graph) -> Emitted:
 class Emitter:
     """Writes the code of one graph. ``element`` gives the value of any node at an index, in the block of ``code``."""
 
-    def __init__(self, graph: Graph):
-        self.graph, self.plan = graph, Plan(graph)
+    def __init__(self, graph: Graph, lanes: int = 1):
+        self.graph, self.lanes = graph, lanes
+        self.plan = Plan(graph, differing(graph) if lanes > 1 else frozenset())
         self.module = ir.Module()
         self.buffers: dict[int, Buffer] = {}
         self.constants: list[np.ndarray] = []
@@ -85,7 +93,7 @@ class Emitter:
                 self._hoist(nest.nodes)
                 self._nest(nest)
         for node, pointer in self._copies:
-            target = Buffer(pointer, node.dtype, row_major(node.shape))
+            target = Buffer(pointer, node.dtype, row_major(node.shape), self.lanes)
             self.loops(node.shape, lambda index, n=node, t=target: self._copy(n, t, index))
         self.code.finish()
         self._outer(inner, fetched)
@@ -106,10 +114,11 @@ class Emitter:
             pointer.add_attribute("noalias")
         self.code = Code(inner)
         for (node, _), pointer in zip(named, pointers, strict=False):
-            self.buffers[node.number] = Buffer(pointer, node.dtype, _strides(node))
+            self.buffers[node.number] = Buffer(pointer, node.dtype, _strides(node), self.lanes_of(node))
         for node in local:
-            pointer = self.code.alloca(in_memory(node.dtype), max(node.size, 1))
-            self.buffers[node.number] = Buffer(pointer, node.dtype, row_major(node.shape))
+            count = self.lanes_of(node)
+            pointer = self.code.alloca(in_lanes(in_memory(node.dtype), count), max(node.size, 1))
+            self.buffers[node.number] = Buffer(pointer, node.dtype, row_major(node.shape), count)
         for node in reversed(self.graph.nodes):
             if node.number in self.plan.reused:
                 self.buffers[self.plan.reused[node.number]] = self.buffers[node.number]
@@ -138,13 +147,29 @@ class Emitter:
         kept = self.plan.kept - set(self.plan.reused.values()) - results
         for node in nodes:
             if node.number in kept and node.op not in STORED:
-                size = node.size * node.dtype.itemsize
+                size = node.size * node.dtype.itemsize * self.lanes_of(node)
                 if node.size <= _ON_STACK and size <= left:
                     left -= size
                     local.append(node)
                 else:
                     named.append((node, Place(3, self.scratch(size))))
         return named, spare, local
+
+    def lanes_of(self, node: Node) -> int:
+        return self.lanes if node.number in self.plan.differing else 1
+
+    def register(self, node: Node) -> Any:
+        """The type of an element of a node in a register."""
+        return in_lanes(in_register(node.dtype), self.lanes_of(node))
+
+    def accumulator(self, node: Node, value: Value, parts: int = 1) -> Value:
+        """Room for elements of a node in the making, which begin with a value."""
+        count = self.lanes_of(node)
+        place = self.code.alloca(self.register(node), parts)
+        for i in range(parts):
+            at = self.code.address(place, self.register(node), i)
+            self.code.builder.store(self.code.builder.spread(value, count), at)
+        return place
 
     def scratch(self, size: int) -> int:
         """The offset of so many bytes of the scratch memory."""
@@ -173,16 +198,16 @@ class Emitter:
     # elements
 
     def load(self, buffer: Buffer, position: Index) -> Value:
-        kind = in_memory(buffer.dtype)
-        value = self.code.builder.load(self.code.address(buffer.pointer, kind, position), typ=kind)
+        value = self.code.builder.load(self.code.address(buffer.pointer, buffer.kind, position), typ=buffer.kind)
         value.align = buffer.dtype.itemsize
         return self.code.builder.trunc(value, I1) if buffer.dtype.kind == "b" else value
 
     def store(self, buffer: Buffer, position: Index, value: Value) -> None:
-        kind = in_memory(buffer.dtype)
+        value = self.code.builder.spread(value, buffer.lanes)
         if buffer.dtype.kind == "b":
             value = self.code.builder.zext(value, I8)
-        self.code.builder.store(value, self.code.address(buffer.pointer, kind, position)).align = buffer.dtype.itemsize
+        place = self.code.address(buffer.pointer, buffer.kind, position)
+        self.code.builder.store(value, place).align = buffer.dtype.itemsize
 
     def read(self, node: Node, index: Sequence[Index]) -> Value:
         """An element from the buffer of a node, as it is now."""
@@ -275,7 +300,7 @@ class Emitter:
             else:
                 raise Untranslatable(f"the address of an element of {node.op}")
         buffer = self.buffers[node.number]
-        return self.code.address(buffer.pointer, in_memory(buffer.dtype), self.code.linear(index, buffer.strides))
+        return self.code.address(buffer.pointer, buffer.kind, self.code.linear(index, buffer.strides))
 
     def _hoist(self, roots: Sequence[Node]) -> None:
         """Compute what is one number before the loops begin."""
@@ -311,7 +336,7 @@ class Emitter:
     def _nest(self, nest: Nest) -> None:
         assert nest.shape is not None
         shape, axes = nest.shape, nest.axes or frozenset()
-        sums = [Reduction(self, node) for node in nest.nodes if node.op == "Reduce"]
+        sums = [Reduction(self, node, shape, axes) for node in nest.nodes if node.op == "Reduce"]
         in_memory_ = bool(sums) and bool(shape) and len(shape) - 1 not in axes
         order = list(range(len(shape)))
         if not in_memory_:
@@ -346,7 +371,7 @@ class Emitter:
                 if node.number in by_number:
                     source = node.inputs[0]
                     value = self.element(source, unstripped(source.shape, index))
-                    by_number[node.number].add(value, kept if in_memory_ else None)
+                    by_number[node.number].add(value, kept if in_memory_ else None, index)
                 else:
                     self._compute(node, unstripped(node.shape, index))
 

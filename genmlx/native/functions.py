@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from genmlx.native import coefficients as fitted
+from genmlx.native.spreading import scalar
 from genmlx.native.writing import I32, I64, Code, Value
 
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
@@ -21,8 +22,8 @@ class _Writer:
     """Arithmetic on values of the type of ``x``, with Python numbers for constants."""
 
     def __init__(self, code: Code, x: Value):
-        self.code, self.builder, self.type = code, code.builder, x.type
-        self.single = x.type == _FLOAT
+        self.code, self.builder, self.type = code, code.builder, scalar(x.type)
+        self.single = self.type == _FLOAT
         self.integer = I32 if self.single else I64
         self.mantissa, self.bias = (23, 127) if self.single else (52, 1023)
 
@@ -204,7 +205,7 @@ def log1p(code: Code, x: Value) -> Value:
 
 def _log_base(code: Code, x: Value, base: float) -> Value:
     """float32 by way of float64; the C library for that."""
-    if x.type == _DOUBLE:
+    if scalar(x.type) == _DOUBLE:
         return code.library("log2" if base == 2 else "log10", x)
     w = _Writer(code, code.builder.fpext(x, _DOUBLE))
     k, m = _split(w, code.builder.fpext(x, _DOUBLE))
@@ -267,7 +268,7 @@ def erf(code: Code, x: Value) -> Value:
 
 def erfinv(code: Code, x: Value) -> Value:
     """Giles (2012), 'Approximating the erfinv function', with polynomials of our own; in float64 throughout."""
-    single = x.type == _FLOAT
+    single = scalar(x.type) == _FLOAT
     wide = code.builder.fpext(x, _DOUBLE) if single else x
     w = _Writer(code, wide)
     logarithm = w.neg(log(code, w.mul(w.sub(1, wide), w.add(1, wide))))
@@ -292,7 +293,7 @@ def erfinv(code: Code, x: Value) -> Value:
 
 def power(code: Code, a: Value, b: Value) -> Value:
     """a^b; float32 by way of float64, which is the C library's."""
-    if a.type == _DOUBLE:
+    if scalar(a.type) == _DOUBLE:
         return code.library("pow", a, b)
     base, exponent = code.builder.fpext(a, _DOUBLE), code.builder.fpext(b, _DOUBLE)
     w = _Writer(code, base)
@@ -316,7 +317,7 @@ def _by_library(name: str):
     """A function of the C library, in float64 whatever the type."""
 
     def function(code: Code, *values: Value) -> Value:
-        if values[0].type == _DOUBLE:
+        if scalar(values[0].type) == _DOUBLE:
             return code.library(name, *values)
         wide = [code.builder.fpext(value, _DOUBLE) for value in values]
         return code.builder.fptrunc(code.library(name, *wide), _FLOAT)

@@ -27,24 +27,29 @@ class NativeFunction:
     ``pointer`` is the address of ``void f(void** inputs, void** outputs, void** constants, void* scratch)``, all of
     whose arrays are row-major and in one piece. It may run in several threads at once: each has its own outputs, which
     no input overlaps, and its own ``scratch_bytes`` bytes of scratch memory, aligned to 64. ``constants`` is the
-    address of its table of constants, which like the code lives as long as this object.
+    address of its table of constants, which like the code lives as long as this object. For several ``lanes``, the
+    first input and the outputs have one more axis, the last: for each lane what the function is of.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, lanes: int = 1):
         from genmlx.native.emit import NAME, emitted
 
-        made = emitted(graph)
+        made = emitted(graph, lanes)
+        more = (lanes,) if lanes > 1 else ()
         self._loaded = llvm.load(made.module)
         self.cached = self._loaded.cached
         self.pointer = self._loaded.address(NAME)
-        self.inputs = [Array(node.shape, MLX_DTYPES[node.dtype]) for node in graph.inputs]
-        self.outputs = [Array(node.shape, MLX_DTYPES[node.dtype]) for node in graph.outputs]
+        self.inputs = [
+            Array((*node.shape, *(more if i == 0 else ())), MLX_DTYPES[node.dtype])
+            for i, node in enumerate(graph.inputs)
+        ]
+        self.outputs = [Array((*node.shape, *more), MLX_DTYPES[node.dtype]) for node in graph.outputs]
         self.scratch_bytes = made.scratch_bytes
         self._arrays = made.constants  # kept alive: the table has their addresses
         self._table = (ctypes.c_void_p * max(len(self._arrays), 1))(*[_address(array) for array in self._arrays])
         self.constants = ctypes.addressof(self._table)
         self._function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(self.pointer)
-        self._results = [(node.shape, node.dtype) for node in graph.outputs]
+        self._results = [((*node.shape, *more), node.dtype) for node in graph.outputs]
 
     def __call__(self, *arrays: mx.array) -> list[mx.array]:
         mx.eval(arrays)
@@ -64,21 +69,22 @@ class NativeFunction:
 _ALIGNMENT = 64
 
 
-def compile_function(f: Callable[..., Sequence[mx.array]], *arrays: mx.array) -> NativeFunction:
+def compile_function(f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1) -> NativeFunction:
     """``f``, which takes arrays and gives a list of arrays, as machine code for arrays of these shapes and dtypes.
 
-    What ``f`` closes over is a constant. Raises Untranslatable, naming the primitive, for what has no native form, and
-    UsageError where llvmlite is not installed.
+    What ``f`` closes over is a constant. With ``lanes``, a power of two, it is computed for so many first arrays at
+    once: the first array and the results are ``[*shape, lanes]`` then. Raises Untranslatable, naming the primitive, for
+    what has no native form, or none in lanes, and UsageError where llvmlite is not installed.
 
     >>> double = compile_function(lambda x: [2 * x, mx.sum(x)], mx.zeros(3))
     >>> double(mx.array([1.0, 2.0, 3.0]))
     [array([2, 4, 6], dtype=float32), array(6, dtype=float32)]
     """
     llvm.binding()
-    return _code_of(graph_of(f, *arrays))
+    return NativeFunction(optimised(graph_of(f, *arrays)), lanes)
 
 
-def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array) -> NativeFunction:
+def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1) -> NativeFunction:
     """``f``, a function of float32 arrays, as machine code for float64 arrays: see ``promote.py``.
 
     >>> third = compile_in_float64(lambda x: [x / 3], mx.array(1.0))
@@ -86,11 +92,11 @@ def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array) 
     0.3333333333333333
     """
     llvm.binding()
-    return _code_of(promoted(graph_of(f, *arrays)))
+    return NativeFunction(optimised(promoted(graph_of(f, *arrays))), lanes)
 
 
-def _code_of(graph: Graph) -> NativeFunction:
-    return NativeFunction(fold.folded(peepholes.improved(fold.folded(graph))))
+def optimised(graph: Graph) -> Graph:
+    return fold.folded(peepholes.improved(fold.folded(graph)))
 
 
 def _address(array: np.ndarray) -> int:

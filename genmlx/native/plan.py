@@ -8,10 +8,11 @@ nest of loops, where what is read at the same index of an earlier one is still i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from genmlx.native import elementwise, views
 from genmlx.native.graph import Graph, Node, Untranslatable
+from genmlx.native.lanes import require_alike
 from genmlx.native.views import stripped
 
 _CHEAP = 4  # additions that are done twice rather than kept
@@ -43,20 +44,24 @@ _READ_OFTEN: dict[str, tuple[int, ...]] = {
 class Nest:
     """Loops over ``shape``, which has no axes of length 1, that fill ``nodes``; reductions are over ``axes`` of it.
 
-    A special node is alone, and has no shape.
+    A special node is alone, and has no shape. Nodes that differ between lanes, and others, have nests of their own.
     """
 
-    def __init__(self, node: Node, shape: tuple[int, ...] | None, axes: frozenset[int] | None):
-        self.nodes, self.shape, self.axes = [node], shape, axes
+    def __init__(self, node: Node, shape: tuple[int, ...] | None, axes: frozenset[int] | None, differs: bool):
+        self.nodes, self.shape, self.axes, self.differs = [node], shape, axes, differs
 
 
 class Plan:
-    """``buffered`` are the numbers of the nodes in memory; ``nests`` fill them in order."""
+    """``buffered`` are the numbers of the nodes in memory; ``nests`` fill them in order.
 
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    ``differing`` are the numbers of the nodes that differ between lanes.
+    """
+
+    def __init__(self, graph: Graph, differing: Set[int] = frozenset()):
+        self.graph, self.differing = graph, differing
         for node in graph.nodes:
             _require_known(node)
+            require_alike(node, differing)
         self.buffered = {n.number for n in graph.nodes if n.op in STORED or n.op in SPECIAL or n.op == "Reduce"}
         self.buffered |= {node.number for node in graph.outputs}
         self.buffered |= {n for node in graph.nodes for n in _needed(node)}
@@ -86,7 +91,8 @@ class Plan:
         for node in reversed(self.graph.nodes):
             number, price = node.number, prices[node.number]
             if node.op in elementwise.RULES and node.size > 1 and number not in always:
-                if (number in repeated and price) or (len(users[number]) > 1 and price > _CHEAP):
+                once = number not in self.differing and users[number] & self.differing  # for all lanes
+                if (number in repeated and price) or ((once or len(users[number]) > 1) and price > _CHEAP):
                     chosen.add(number)
             inlined = number not in always and number not in chosen
             again = views.repeats(node) or (inlined and number in repeated)
@@ -104,6 +110,7 @@ class Plan:
             if self.inlined(node) or node.op in STORED:
                 continue
             shape, axes = _loops(node)
+            differs = node.number in self.differing
             first = 0
             joins: set[int] = set()
             for source, same in self._reads(node):
@@ -113,10 +120,10 @@ class Plan:
                     else:
                         first = max(first, place[source.number] + 1)
             first = max([first, *joins])
-            at = next((i for i in range(first, len(nests)) if _fits(nests[i], shape, axes)), None)
+            at = next((i for i in range(first, len(nests)) if _fits(nests[i], shape, axes, differs)), None)
             if at is None:
                 at = len(nests)
-                nests.append(Nest(node, shape, axes))
+                nests.append(Nest(node, shape, axes, differs))
             else:
                 nests[at].nodes.append(node)
                 nests[at].axes = nests[at].axes or axes
@@ -160,6 +167,7 @@ class Plan:
             for node in self.graph.nodes
             if node.op in _CHANGE and users[node.inputs[0].number] == 1 and node.inputs[0].number in self.kept
             if node.inputs[0].op not in STORED
+            if (node.number in self.differing) == (node.inputs[0].number in self.differing)
         }
 
 
@@ -187,5 +195,6 @@ def _loops(node: Node) -> tuple[tuple[int, ...] | None, frozenset[int] | None]:
     return stripped(source), frozenset(i for i, axis in enumerate(long) if axis in axes)
 
 
-def _fits(nest: Nest, shape: tuple[int, ...] | None, axes: frozenset[int] | None) -> bool:
-    return shape is not None and nest.shape == shape and (axes is None or nest.axes is None or nest.axes == axes)
+def _fits(nest: Nest, shape: tuple[int, ...] | None, axes: frozenset[int] | None, differs: bool) -> bool:
+    alike = nest.shape == shape and nest.differs == differs
+    return shape is not None and alike and (axes is None or nest.axes is None or nest.axes == axes)

@@ -43,16 +43,26 @@ def reassociated(function: Callable) -> Callable:
     return function
 
 
+def disjoint(function: Callable) -> Callable:
+    """No list that is given to a function is a part of another, which LLVM need not check then."""
+    function.__dict__["disjoint"] = True
+    return function
+
+
 def structure(cls: type) -> type[ctypes.Structure]:
     """A struct as ctypes lays it out."""
     return type(cls.__name__, (ctypes.Structure,), {"_fields_": [(n, t.ctype) for n, t in fields(cls).items()]})
 
 
-def translate(*functions: Callable) -> Any:
-    """An ``llvmlite.ir.Module`` with these functions, by their names, and with what they call."""
+def translate(*functions: Callable, written_out: bool = False) -> Any:
+    """An ``llvmlite.ir.Module`` with these functions, by their names, and with what they call.
+
+    ``written_out`` are exp and log then, by ``functions``, so that loops over them become vectors; else they are the C
+    library's.
+    """
     from llvmlite import ir
 
-    module = Module(ir)
+    module = Module(ir, written_out)
     for function in functions:
         module.function(function).made.linkage = ""
     return module.module
@@ -104,8 +114,8 @@ def fields(cls: type) -> dict[str, Type]:
 
 
 class Module:
-    def __init__(self, ir: Any):
-        self.ir, self.module = ir, ir.Module("restricted")
+    def __init__(self, ir: Any, written_out: bool):
+        self.ir, self.module, self.written_out = ir, ir.Module("restricted"), written_out
         self.functions: dict[Callable, Function] = {}
         word, pointer = ir.IntType(64), ir.PointerType()
         self.types = {"int": word, "Word": word, "float": ir.DoubleType(), "Single": ir.FloatType()}
@@ -131,10 +141,13 @@ class Module:
             made = self.ir.Function(self.module, signature, function.__name__)
             made.linkage = "internal"
             made.attributes.add("nounwind")
+            for argument, type in zip(made.args, arguments.values(), strict=True):
+                if getattr(function, "disjoint", False) and type.kind == "list":
+                    argument.add_attribute("noalias")
             self.functions[function] = Function(made, list(arguments.values()), result)
             Body(self, function, made, arguments, result).translate()
         return self.functions[function]
 
-    def intrinsic(self, name: str) -> Any:
+    def intrinsic(self, name: str, arguments: int = 1) -> Any:
         real = self.types["float"]
-        return self.module.declare_intrinsic(f"llvm.{name}", [real], self.ir.FunctionType(real, [real]))
+        return self.module.declare_intrinsic(f"llvm.{name}", [real], self.ir.FunctionType(real, [real] * arguments))

@@ -47,6 +47,16 @@ def _items(node: ast.expr) -> list[ast.expr]:
     return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
+class Straight:
+    """What ``functions`` writes with."""
+
+    def __init__(self, body: Body):
+        self.builder, self._intrinsic = body.builder, body.module.intrinsic
+
+    def intrinsic(self, name: str, *arguments: Any) -> Any:
+        return self.builder.call(self._intrinsic(name, len(arguments)), arguments)
+
+
 class Body:
     """The translation of one function."""
 
@@ -376,6 +386,10 @@ class Body:
             return Value(BOOL, self.builder.fcmp_ordered("==", none, self.constant(0.0).value))
         if known in _ROUNDED:
             return self.whole(self.builder.call(self.module.intrinsic(_ROUNDED[known]), [number.value]))
+        if known in (math.exp, math.log) and self.module.written_out:
+            from genmlx.native import functions
+
+            return Value(FLOAT, getattr(functions, _INTRINSICS[known])(Straight(self), number.value))
         if known in _INTRINSICS:
             return Value(FLOAT, self.builder.call(self.module.intrinsic(_INTRINSICS[known]), [number.value]))
         raise Refused(f"function {ast.unparse(node.func)}", node)

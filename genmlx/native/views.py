@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from genmlx.native.graph import Node, Untranslatable
+from genmlx.native.spreading import lanes
 from genmlx.native.writing import I64, Code, Index, Value, number, row_major
 
 Indices = tuple[Index, ...]
@@ -94,6 +95,8 @@ def bounded(code: Code, value: Any, dtype: np.dtype, length: int, size: int = 1)
         if dtype.kind == "i" and known >= 1 << (8 * dtype.itemsize - 1):
             known -= 1 << (8 * dtype.itemsize)
         return min(max(known + length if known < 0 else known, 0), length - size)
+    if lanes(value) > 1:
+        raise Untranslatable("an index that differs between lanes")
     builder = code.builder
     if dtype.itemsize < 8:
         value = (builder.sext if dtype.kind == "i" else builder.zext)(value, I64)

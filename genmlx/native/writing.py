@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from genmlx.native.spreading import Builder, lanes, mangled, scalar
+
 I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 SUM_FLAGS = ("reassoc", "contract")
@@ -31,7 +33,7 @@ class Code:
     def __init__(self, function: ir.Function):
         self.function, self.module = function, function.module
         self.entry = function.append_basic_block("entry")
-        self.builder: Any = ir.IRBuilder(function.append_basic_block("start"))
+        self.builder: Any = Builder(function.append_basic_block("start"))
         self._known: list[dict] = [{}]
         self._copies = 1
 
@@ -178,18 +180,28 @@ class Code:
     # functions
 
     def intrinsic(self, name: str, *arguments: Value) -> Value:
-        """``llvm.<name>`` for the type of the first argument."""
+        """``llvm.<name>`` for the type of the arguments."""
+        arguments = self.builder.alike(arguments)
         kind = arguments[0].type
-        declared = self.module.declare_intrinsic(f"llvm.{name}", [kind], ir.FunctionType(kind, [kind] * len(arguments)))
-        return self.builder.call(declared, arguments)
+        return self.builder.call(self._declared(f"llvm.{name}.{mangled(kind)}", kind, len(arguments)), arguments)
 
     def library(self, name: str, *arguments: Value) -> Value:
         """A function of the C library of this process, from numbers of one type to that type."""
-        kind = arguments[0].type
-        declared = self.module.globals.get(name)
-        if declared is None:
-            declared = ir.Function(self.module, ir.FunctionType(kind, [kind] * len(arguments)), name)
-        return self.builder.call(declared, arguments)
+        arguments = self.builder.alike(arguments)
+        kind, count = scalar(arguments[0].type), lanes(arguments[0])
+        declared = self._declared(name, kind, len(arguments))
+        if count == 1:
+            return self.builder.call(declared, arguments)
+        result = ir.Constant(arguments[0].type, ir.Undefined)
+        for i in range(count):
+            lane = ir.Constant(I32, i)
+            own = [self.builder.extract_element(argument, lane) for argument in arguments]
+            result = self.builder.insert_element(result, self.builder.call(declared, own), lane)
+        return result
+
+    def _declared(self, name: str, kind: Any, arguments: int) -> Any:
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, ir.FunctionType(kind, [kind] * arguments), name)
 
 
 def in_register(dtype: np.dtype) -> Any:

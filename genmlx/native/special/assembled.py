@@ -8,7 +8,7 @@ from genmlx.native.graph import Node, Untranslatable
 from genmlx.native.reductions import combine, identity
 from genmlx.native.special.scattered import updated
 from genmlx.native.views import Indices, bounded, within
-from genmlx.native.writing import Index, Value, in_register
+from genmlx.native.writing import Index, Value
 
 if TYPE_CHECKING:
     from genmlx.native.emit import Emitter
@@ -82,14 +82,13 @@ def _scan(emitter: Emitter, node: Node) -> None:
         raise Untranslatable(f"Scan of {source.dtype} as {node.dtype}")
 
     def line(others: Indices) -> None:
-        place = code.alloca(in_register(node.dtype))
-        builder.store(identity(name, node.dtype), place)
+        place = emitter.accumulator(node, identity(name, node.dtype))
 
         def step(i: Index) -> None:
             if reverse:
                 i = n - 1 - i if isinstance(i, int) else builder.sub(code.i64(n - 1), i)
             index = (*others[:axis], i, *others[axis:])
-            before = builder.load(place, typ=in_register(node.dtype))
+            before = builder.load(place, typ=emitter.register(node))
             after = _in_order(emitter, name, node, before, emitter.element(source, index))
             builder.store(after, place)
             emitter.write(node, index, after if inclusive else before)

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 from genmlx.native.graph import Node, Untranslatable
 from genmlx.native.views import Indices
-from genmlx.native.writing import I64, SUM_FLAGS, Code, Index, Value, in_register, number
+from genmlx.native.writing import I64, SUM_FLAGS, Index, Value, in_register, number
 
 if TYPE_CHECKING:
     from genmlx.native.emit import Emitter
 
 
-def _dot(code: Code, node: Node, start: Index, stop: Index, left, right) -> Value:
+def _dot(emitter: Emitter, node: Node, start: Index, stop: Index, left, right) -> Value:
     """The sum of the products of ``left(k)`` and ``right(k)``."""
-    builder, kind = code.builder, in_register(node.dtype)
-    place = code.alloca(kind)
-    builder.store(number(node.dtype, 0), place)
+    code, builder, kind = emitter.code, emitter.code.builder, emitter.register(node)
+    place = emitter.accumulator(node, number(node.dtype, 0))
 
     def step(k: Index) -> None:
         product = builder.fmul(left(k), right(k), flags=SUM_FLAGS)
@@ -48,7 +47,7 @@ def _cholesky(emitter: Emitter, node: Node) -> None:
         def row(i: Index) -> None:
             def rest(j: Index) -> Value:
                 """The element of the input less what the columns before j account for."""
-                total = _dot(code, node, 0, j, lambda k: emitter.read(node, at(i, k)),
+                total = _dot(emitter, node, 0, j, lambda k: emitter.read(node, at(i, k)),
                              lambda k: emitter.read(node, at(j, k)))  # fmt: skip
                 return builder.fsub(emitter.element(source, at(i, j)), total)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from genmlx.native import functions
 from genmlx.native.graph import Node, Untranslatable
-from genmlx.native.reductions import combine, identity
+from genmlx.native.reductions import Accumulator
 from genmlx.native.views import Indices
-from genmlx.native.writing import Index, Value, in_register, number
+from genmlx.native.writing import Index, Value, number
 
 if TYPE_CHECKING:
     from genmlx.native.emit import Emitter
@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 
 def _folded(emitter: Emitter, node: Node, kind: str, value: Callable[[Index], Value]) -> Value:
     """A reduction of the values at the positions of the last axis of the input."""
-    code = emitter.code
-    place = code.alloca(in_register(node.dtype))
-    code.builder.store(identity(kind, node.dtype), place)
-
-    def step(i: Index) -> None:
-        total = code.builder.load(place, typ=in_register(node.dtype))
-        code.builder.store(combine(code, kind, node.dtype, total, value(i)), place)
-
-    code.loop(node.inputs[0].shape[-1], step)
-    return code.builder.load(place, typ=in_register(node.dtype))
+    n = node.inputs[0].shape[-1]
+    accumulator = Accumulator(emitter, node, kind, n)
+    emitter.code.loop(n, lambda i: accumulator.add(value(i), i))
+    return accumulator.total()
 
 
 def _require_real(node: Node) -> None:

@@ -6,11 +6,10 @@ import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llvmlite import ir
-
 from genmlx.native.graph import Node, Untranslatable
+from genmlx.native.spreading import in_lanes
 from genmlx.native.views import Indices, within
-from genmlx.native.writing import I32, SUM_FLAGS, Index, Value, in_register, number
+from genmlx.native.writing import SUM_FLAGS, Index, Value, in_register, number
 
 if TYPE_CHECKING:
     from genmlx.native.emit import Emitter
@@ -19,6 +18,7 @@ _WIDEST = 64 if platform.machine() in ("arm64", "aarch64") else 128
 """Bytes of a vector: _CHAINS of them, and two more, fit the registers."""
 
 _WORTH_TURNING = 6  # rows and columns from which on a copy of the other order pays
+_BLOCK = 512  # products that four sums take in, in lanes
 _CHAINS = 4  # vectors that are added to at once, so that none waits for the one before
 
 
@@ -49,7 +49,7 @@ class _Product:
             raise Untranslatable(f"{node.op} of {node.dtype} {list(self.a.shape)} and {list(self.b.shape)}")
         self.emitter, self.node, self.alpha = emitter, node, alpha
         self.code, self.builder = emitter.code, emitter.code.builder
-        self.kind = in_register(node.dtype)
+        self.kind, self.lanes = in_register(node.dtype), emitter.lanes_of(node)
         self.rows, self.inner, self.columns = self.a.shape[-2], self.a.shape[-1], self.b.shape[-1]
         self._turned: Value = None  # the right-hand side, row by row, where its memory is otherwise
 
@@ -57,7 +57,9 @@ class _Product:
         self.emitter.loops(self.node.shape[:-2], self._matrix)
 
     def _matrix(self, lead: Indices) -> None:
-        if self.columns > 1 and self.emitter.step(self.b, -1) == 1:
+        if self.lanes > 1:
+            self._in_lanes(lead)
+        elif self.columns > 1 and self.emitter.step(self.b, -1) == 1:
             self._along_rows(lead)
         elif self.columns >= _WORTH_TURNING and self.rows >= _WORTH_TURNING:
             self._turn(lead)
@@ -144,6 +146,35 @@ class _Product:
 
         self._by_vectors(self.rows, part)
 
+    def _in_lanes(self, lead: Indices) -> None:
+        """A few rows of a column at once, long sums by blocks; what is the same in all lanes stays a number."""
+
+        def several(n: Index, first: Index, count: int) -> None:
+            ms = [self.code.add(first, i) for i in range(count)]
+            if self.inner > _BLOCK:
+                for m in ms:
+                    self.emitter.write(self.node, (*lead, m, n), number(self.node.dtype, 0))
+
+            def block(start: Index, length: int) -> None:
+                totals = self._sums(
+                    self.lanes,
+                    count,
+                    lambda k: [self.emitter.element(self.a, self._left(lead, m, self.code.add(start, k))) for m in ms],
+                    lambda k: self.emitter.element(self.b, self._right(lead, self.code.add(start, k), n)),
+                    length,
+                )
+                for m, total in zip(ms, map(self._scaled, totals), strict=True):
+                    if self.inner > _BLOCK:
+                        total = self.builder.fadd(self.emitter.read(self.node, (*lead, m, n)), total)
+                    self.emitter.write(self.node, (*lead, m, n), total)
+
+            self._by(self.inner, _BLOCK, block)
+
+        def column(n: Index) -> None:
+            self._by(self.rows, _CHAINS, lambda m, count: several(n, m, count))
+
+        self.code.loop(self.columns, column)
+
     def _by_vectors(self, length: int, body: Callable[[Index, int], None]) -> None:
         """``body(start, width)`` for vectors that cover an axis; their lengths are powers of two, as machines have."""
         width = _WIDEST // self.node.dtype.itemsize
@@ -168,14 +199,15 @@ class _Product:
         count: int,
         factors: Callable[[Index], list[Value]],
         vector: Callable[[Index], Value],
+        length: int | None = None,
     ) -> list[Value]:
-        """For each of ``count`` factors, the sum over the inner axis of that factor times the vector."""
-        kind = ir.VectorType(self.kind, width)
-        at_once = max(_CHAINS // count, 1)
+        """For each of ``count`` factors, the sum over the inner axis (or ``length`` of it) of it times the vector."""
+        kind, zero = in_lanes(self.kind, width), self.builder.spread(number(self.node.dtype, 0), width)
+        at_once = max(_CHAINS // count, 1) if self.lanes == 1 else _CHAINS
         places = [[self.code.alloca(kind) for _ in range(at_once)] for _ in range(count)]
         for row in places:
             for place in row:
-                self.builder.store(ir.Constant(kind, [0.0] * width), place)
+                self.builder.store(zero, place)
 
         def several(first: Index, number_of: int) -> None:
             for i in range(number_of):
@@ -183,9 +215,9 @@ class _Product:
                 y = vector(k)
                 for row, factor in zip(places, factors(k), strict=True):
                     total = self.builder.load(row[i], typ=kind)
-                    self.builder.store(self._add(total, self._spread(factor, kind), y), row[i])
+                    self.builder.store(self._add(total, factor, y), row[i])
 
-        self._by(self.inner, at_once, several)
+        self._by(length or self.inner, at_once, several)
         totals = []
         for row in places:
             total = self.builder.load(row[0], typ=kind)
@@ -194,11 +226,6 @@ class _Product:
             totals.append(total)
         return totals
 
-    def _spread(self, x: Value, kind: ir.VectorType) -> Value:
-        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), x, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
-        return self.builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
-
     def _row(self, lead: Indices, k: Index, n: Index) -> Value:
         """Where a row of the right-hand side goes on from a column."""
         if self._turned is not None:
@@ -206,13 +233,13 @@ class _Product:
         return self.emitter.place(self.b, self._right(lead, k, n))
 
     def _vector(self, place: Value, width: int) -> Value:
-        value = self.builder.load(place, typ=ir.VectorType(self.kind, width))
+        value = self.builder.load(place, typ=in_lanes(self.kind, width))
         value.align = self.node.dtype.itemsize
         return value
 
     def _store(self, total: Value, index: Indices, width: int) -> None:
         if self.alpha != 1:
-            total = self.builder.fmul(total, self._spread(number(self.node.dtype, self.alpha), total.type))
+            total = self._scaled(total)
         self.builder.store(total, self.emitter.place(self.node, index)).align = self.node.dtype.itemsize
 
 

@@ -84,14 +84,14 @@ def test_what_has_no_native_form_runs_on_mlx(caplog):
 def test_machine_code_that_is_wrong_is_not_used(caplog, monkeypatch, wrong):
     """By 1%, in one chain that starts where it matters."""
 
-    def compiled(f, *arrays):
+    def compiled(f, *arrays, **how):
         def g(u, *rest):
             found, far = f(u, *rest), u[0] > 1.0
             place = ["value", "gradient", "joint", "nan"].index(wrong) % 3
             found[place] = mx.where(far, mx.array(np.nan) if wrong == "nan" else 1.01 * found[place], found[place])
             return found
 
-        return compile_function(g, *arrays)
+        return compile_function(g, *arrays, **how)
 
     monkeypatch.setattr(density_module, "compile_function", compiled)
     how = {**FEW, "chains": 20}
@@ -115,12 +115,12 @@ def process(x):
 def test_rounding_is_no_disagreement(monkeypatch, wrong):
     """Where a covariance has condition number 3e5 float32 knows 1% of the gradient; elsewhere 1% is an error."""
 
-    def compiled(f, *arrays):
+    def compiled(f, *arrays, **how):
         def g(u, *rest):
             found = f(u, *rest)
             return [found[0], (1 + wrong) * found[1], found[2]]
 
-        return compile_function(g, *arrays)
+        return compile_function(g, *arrays, **how)
 
     monkeypatch.setattr(density_module, "compile_function", compiled)
     x = mx.linspace(0, 10, 50)
@@ -222,8 +222,8 @@ def test_another_thread():
 def test_machine_code_does_not_outlive_its_run(monkeypatch):
     code = []
 
-    def compiled(f, *arrays):
-        made = compile_function(f, *arrays)
+    def compiled(f, *arrays, **how):
+        made = compile_function(f, *arrays, **how)
         code.append(weakref.ref(made))
         return made
 

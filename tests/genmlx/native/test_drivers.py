@@ -310,7 +310,7 @@ def test_the_second_process_finds_them_on_disk(monkeypatch, tmp_path):
     """Neither translated nor compiled anew; a change of what they are made from is not overlooked."""
     monkeypatch.setenv("GENMLX_CACHE", str(tmp_path))
     made, translated = [], restricted.translate
-    monkeypatch.setattr(restricted, "translate", lambda *functions: made.append(1) or translated(*functions))
+    monkeypatch.setattr(restricted, "translate", lambda *f, **how: made.append(1) or translated(*f, **how))
     for expected in (1, 1):
         drivers.__wrapped__()
         assert len(made) == expected

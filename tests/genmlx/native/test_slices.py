@@ -334,14 +334,14 @@ def test_what_has_no_native_form_runs_on_mlx(caplog, call, selection, said):
 def test_machine_code_that_is_wrong_is_not_used(caplog, monkeypatch, wrong):
     """By 1%, in one chain that starts where it matters."""
 
-    def compiled(f, *arrays):
+    def compiled(f, *arrays, **how):
         def g(u, *rest):
             found, place = f(u, *rest), 1 if wrong == "joint" else 0
             bad = mx.array(np.nan) if wrong == "nan" else 1.01 * found[place]
             found[place] = mx.where(u[0] > 1.0, bad, found[place])
             return found
 
-        return compile_function(g, *arrays)
+        return compile_function(g, *arrays, **how)
 
     monkeypatch.setattr(density_module, "compile_function", compiled)
     how = {**FEW, "chains": 20}
@@ -433,8 +433,8 @@ def test_ctrl_c_keeps_what_is_there(monkeypatch):
 def test_machine_code_does_not_outlive_its_run(monkeypatch):
     code = []
 
-    def compiled(f, *arrays):
-        made = compile_function(f, *arrays)
+    def compiled(f, *arrays, **how):
+        made = compile_function(f, *arrays, **how)
         code.append(weakref.ref(made))
         return made
 
