@@ -97,9 +97,8 @@ METAL = Dialect(
         ("copysign_", "metal::copysign"),
     )
     + _MADD.format("metal::fma")
-    + _functions(
-        *_named("metal::precise::{}"), ("sinpi_", "metal::precise::sinpi"), ("cospi_", "metal::precise::cospi")
-    )
+    + _functions(*_named("metal::precise::{}"), *_exact("metal::{}"))
+    + _functions(("sinpi_", "metal::precise::sinpi"), ("cospi_", "metal::precise::cospi"))
     + _functions(("natural_exp_", "metal::precise::exp"), ("natural_log_", "metal::precise::log"))
     + _COMMON,
     1 << 10,

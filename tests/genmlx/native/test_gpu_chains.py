@@ -1,6 +1,7 @@
 """Chains as text for a GPU, each thread a round of a loop on the CPU: what they draw, in whatever launches."""
 
 import logging
+import re
 import shutil
 import subprocess
 
@@ -392,6 +393,12 @@ def test_cuda_text_is_well_formed(tmp_path):
     done = subprocess.run(["nvcc", "-w", "-ptx", str(path), "-o", f"{path}.ptx"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "fma.rn.f32" in path.with_suffix(".cu.ptx").read_text()
+
+
+def test_dialects_have_the_same_functions():
+    preludes = [own.prelude for own in (dialects.CUDA, dialects.METAL, DEVICE.dialect)]
+    cuda, metal, here = [set(re.findall(r"FUNCTION \w+ (\w+_)\(", prelude)) for prelude in preludes]
+    assert cuda == metal == here and len(cuda) > 30
 
 
 def test_a_kernel_is_named_by_its_text():
