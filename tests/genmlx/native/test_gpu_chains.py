@@ -4,6 +4,7 @@ import logging
 import re
 import shutil
 import subprocess
+import sys
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +19,7 @@ from scipy import stats
 
 from genmlx import dist, gen, hmc, multivariate_normal, normal, nuts, random, random_walk, trace
 from genmlx.dist.distribution import Distribution
+from genmlx.errors import UsageError
 from genmlx.inference import loop as loop_module
 from genmlx.inference.leapfrog import metric
 from genmlx.inference.record import Record
@@ -411,3 +413,10 @@ def test_a_kernel_is_named_by_its_text():
     for source, header in (("a", "b"), ("a", "c"), ("ab", ""), ("a", "b")):
         launch.Kernel(launch.Device(dialects.CUDA, keep), ["x"], ["y"], source, header)
     assert len(set(names)) == 3 and names[0] == names[3]
+
+
+def test_without_llvmlite_everything_runs_on_mlx(on_a_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    assert "native" not in hmc(eight_schools(), DATA, **FEW).execution
+    with pytest.raises(UsageError, match="llvmlite"):
+        hmc(eight_schools(), DATA, native=True, **FEW)
