@@ -48,10 +48,11 @@ def random_walk(
     it starts from ``scale``. With ``warmup=0`` the scale stays. Choices with bounds walk in an unconstrained space.
     ``checkpoint`` names a file from which the same run goes on if it was killed, with the same draws.
 
-    On the CPU the whole loop is machine code where the density has such a form (and llvmlite is installed), and else
-    recorded MLX graphs; ``native=False`` asks for these, ``native=True`` for an error instead of them.
-    Machine code computes in float32, and in float64 from where the warm-up finds float32 too noisy for the sampler;
-    ``native="float32"`` and ``native="float64"`` ask for one of them throughout.
+    Where the density has such a form (and llvmlite is installed) the whole loop is machine code, of the CPU or, if that
+    is MLX's default device and it pays, of a GPU with a chain on each thread; and else recorded MLX graphs.
+    ``native=False`` asks for these, ``native=True`` for an error instead of them.
+    Machine code computes in float32, and on the CPU in float64 from where the warm-up finds float32 too noisy for the
+    sampler; ``native="float32"`` and ``native="float64"`` ask for one of them throughout.
 
     >>> import mlx.core as mx
     >>> from genmlx import gen, trace, normal

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -21,8 +21,12 @@ from genmlx.native.kernel import NativeFunction, compile_function, compile_in_fl
 from genmlx.native.lanes import differing
 from genmlx.native.precision import Refinement
 
+if TYPE_CHECKING:
+    from genmlx.native.gpu.chains import DeviceWalk
+
 _ROUNDING = 1e-3
 """What two float32 evaluations of a density may differ by, of the size of what they are evaluations of."""
+_CHECKED = 1000  # chains at most, of which none is another function of its start than the others
 _NUDGES, _NOISE = (-2e-6, -1e-6, 1e-6, 2e-6), 5.0
 """Steps that are small beside what a density changes over, and how many times the change that they make is allowed."""
 _SLOPE = 1e-3
@@ -43,7 +47,7 @@ def native_walk(
     precision: str | None = None,
     *,
     required: bool,
-) -> NativeWalk | None:
+) -> NativeWalk | DeviceWalk | None:
     """The chains of a sampler, from ``start [n, dim]``; without a gradient it is not computed.
 
     None, and a line in the log, where the density of a model (``LogDensity``) has no native form. Where it is
@@ -51,7 +55,7 @@ def native_walk(
     warm-up: see ``precision.py``.
     """
 
-    def make() -> NativeWalk:
+    def make() -> NativeWalk | DeviceWalk:
         machine = _for_chains(method, density, gradients, len(start), precision or "float32")
         walk = NativeWalk(method, machine, np.array(start), dense, settings)
         _require_same(walk, density, start, gradients)
@@ -59,7 +63,14 @@ def native_walk(
             walk.refinement = _refinement(method, density, gradients, machine.lanes)
         return walk
 
-    return attempted(method, density.call, make, required)
+    def make_elsewhere() -> NativeWalk | DeviceWalk:
+        from genmlx.native.gpu.density import device_walk
+
+        walk = device_walk(method, density, start, dense, settings, gradients, precision, required=required)
+        _require_agreement(walk, density, start, gradients)
+        return walk
+
+    return attempted(method, density.call, make, required, make_elsewhere)
 
 
 def _refinement(method: str, density: Any, gradients: bool, lanes: int) -> Refinement:
@@ -150,10 +161,11 @@ def _require_same(walk: NativeWalk, density: Any, start: mx.array, gradients: bo
         walk.use(used)
 
 
-def _require_agreement(walk: NativeWalk, density: Any, start: mx.array, gradients: bool) -> None:
+def _require_agreement(walk: NativeWalk | DeviceWalk, density: Any, start: mx.array, gradients: bool) -> None:
     f, parameters = density.of_one(gradients)
     names = ("log density", "gradient", "log joint density") if gradients else ("log density", "log joint density")
-    value, gradient = walk.value_and_grad
+    value, gradient = [found[:_CHECKED] for found in walk.value_and_grad]
+    start = start[:_CHECKED]
     mine = [value, *([gradient] if gradients else []), np.array(walk.joint(start))]
     require_agreement(names, mine, lambda u: f(u, *parameters), start)
 

@@ -25,8 +25,6 @@ from genmlx.native.views import Indices, unstripped, within
 from genmlx.native.writing import I1, I8, I64, POINTER, Code, Index, Value, in_memory, in_register, row_major
 
 NAME = "f"
-_ON_STACK = 512  # elements of a buffer that is on the stack
-_STACK = 1 << 14  # bytes of them all
 _ALIGNED = 64
 
 
@@ -75,6 +73,12 @@ def emitted(graph: Graph, lanes: int = 1) -> Emitted:
 class Emitter:
     """Writes the code of one graph. ``element`` gives the value of any node at an index, in the block of ``code``."""
 
+    rules, special, reduction = elementwise.RULES, SPECIAL, Reduction
+    on_stack = 512  # elements of a buffer that is on the stack
+    stack = 1 << 14  # bytes of them all
+    sums_in_memory = True
+    """Whether sums over an outer axis go on in memory, so that the innermost loop runs along it."""
+
     def __init__(self, graph: Graph, lanes: int = 1):
         self.graph, self.lanes = graph, lanes
         self.plan = Plan(graph, differing(graph) if lanes > 1 else frozenset())
@@ -84,11 +88,16 @@ class Emitter:
         self.scratch_bytes = 0
 
     def emit(self) -> Emitted:
+        self._outer(*self.body())
+        return Emitted(self.module, self.constants, self.scratch_bytes)
+
+    def body(self) -> tuple[ir.Function, list[Place]]:
+        """The inner function, and where each of its arguments but the last, the scratch memory, comes from."""
         inner, fetched = self._signature()
         for nest in self.plan.nests:
             if nest.shape is None:
                 self._hoist(nest.nodes[0].inputs)
-                SPECIAL[nest.nodes[0].op](self, nest.nodes[0])
+                self.special[nest.nodes[0].op](self, nest.nodes[0])
             else:
                 self._hoist(nest.nodes)
                 self._nest(nest)
@@ -96,13 +105,11 @@ class Emitter:
             target = Buffer(pointer, node.dtype, row_major(node.shape), self.lanes)
             self.loops(node.shape, lambda index, n=node, t=target: self._copy(n, t, index))
         self.code.finish()
-        self._outer(inner, fetched)
-        return Emitted(self.module, self.constants, self.scratch_bytes)
+        return inner, fetched
 
     # buffers
 
     def _signature(self) -> tuple[ir.Function, list[Place]]:
-        """The inner function, and where each of its arguments but the last comes from."""
         named, spare, local = self._arguments()
         kind = ir.FunctionType(ir.VoidType(), [POINTER] * (len(named) + len(spare) + 1))
         inner = ir.Function(self.module, kind, "inner")
@@ -143,16 +150,16 @@ class Emitter:
                 named.append((node, Place(2, len(self.constants))))
                 self.constants.append(node.value)
         local: list[Node] = []
-        left = _STACK
+        left = self.stack
         kept = self.plan.kept - set(self.plan.reused.values()) - results
         for node in nodes:
             if node.number in kept and node.op not in STORED:
                 size = node.size * node.dtype.itemsize * self.lanes_of(node)
-                if node.size <= _ON_STACK and size <= left:
+                if node.size <= self.on_stack and size <= left:
                     left -= size
                     local.append(node)
                 else:
-                    named.append((node, Place(3, self.scratch(size))))
+                    named.append((node, Place(3, self.kept_at(node))))
         return named, spare, local
 
     def lanes_of(self, node: Node) -> int:
@@ -171,6 +178,10 @@ class Emitter:
             self.code.builder.store(self.code.builder.spread(value, count), at)
         return place
 
+    def kept_at(self, node: Node) -> int:
+        """Where in the scratch memory the elements of a node are."""
+        return self.scratch(node.size * node.dtype.itemsize * self.lanes_of(node))
+
     def scratch(self, size: int) -> int:
         """The offset of so many bytes of the scratch memory."""
         offset = self.scratch_bytes
@@ -179,7 +190,7 @@ class Emitter:
 
     def room(self, dtype: np.dtype, count: int) -> Value:
         """Memory for a special operation."""
-        if count <= _ON_STACK:
+        if count <= self.on_stack:
             return self.code.alloca(in_memory(dtype), max(count, 1))
         return self.code.address(self._scratch, I8, self.scratch(count * dtype.itemsize))
 
@@ -249,11 +260,11 @@ class Emitter:
         if node.number in self.buffers:
             buffer = self.buffers[node.number]
             return self.load(buffer, code.linear(index, buffer.strides))
-        if node.op in elementwise.RULES:
+        if node.op in self.rules:
             values = []
             for source in node.inputs:
                 values.append((yield source, index))
-            return elementwise.RULES[node.op](code, node, *values)
+            return self.rules[node.op](code, node, *values)
         if node.op == "AsStrided":
             _, strides, offset = node.settings
             source = self.buffers[node.inputs[0].number]
@@ -336,8 +347,8 @@ class Emitter:
     def _nest(self, nest: Nest) -> None:
         assert nest.shape is not None
         shape, axes = nest.shape, nest.axes or frozenset()
-        sums = [Reduction(self, node, shape, axes) for node in nest.nodes if node.op == "Reduce"]
-        in_memory_ = bool(sums) and bool(shape) and len(shape) - 1 not in axes
+        sums = [self.reduction(self, node, shape, axes) for node in nest.nodes if node.op == "Reduce"]
+        in_memory_ = self.sums_in_memory and bool(sums) and bool(shape) and len(shape) - 1 not in axes
         order = list(range(len(shape)))
         if not in_memory_:
             order = [a for a in order if a not in axes] + [a for a in order if a in axes]

@@ -15,16 +15,28 @@ log = logging.getLogger("genmlx.native")
 Made = TypeVar("Made")
 
 
+def on_the_cpu() -> bool:
+    """Whether that is MLX's default device."""
+    return mx.default_device() == mx.Device(mx.cpu)
+
+
 class Disagreement(Untranslatable):
     """Machine code that does not give what the handlers give: an error of this package, which runs on MLX instead."""
 
 
-def attempted(what: str, call: Any, make: Callable[[], Made], required: bool) -> Made | None:
-    """What ``make()`` gives; None, and a line in the log, where there is no native form. An error if ``required``."""
+def attempted(
+    what: str, call: Any, make: Callable[[], Made], required: bool, elsewhere: Callable[[], Made] | None = None
+) -> Made | None:
+    """What ``make()`` gives; None, and a line in the log, where there is no native form. An error if ``required``.
+
+    Where the default device is not the CPU, it is what ``elsewhere()`` gives.
+    """
     try:
-        if mx.default_device() != mx.Device(mx.cpu):
+        if on_the_cpu():
+            return make()
+        if elsewhere is None:
             raise Untranslatable("machine code on the default device, which is not the CPU")
-        return make()
+        return elsewhere()
     # Whatever goes wrong in here is no reason not to run; an error of the model comes again.
     except Exception as error:
         if required:
