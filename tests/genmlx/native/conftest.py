@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def cpu():
     device = mx.default_device()
     mx.set_default_device(mx.cpu)
