@@ -25,8 +25,10 @@ from genmlx.backend.recording import recorded
 from genmlx.diff import same
 from genmlx.dist.distribution import DistTrace
 from genmlx.dist.values import as_array
+from genmlx.errors import UsageError
+from genmlx.gfi import Call
 from genmlx.pytree import NAMESPACE, Skeleton, map_leaves, register, split_arrays
-from genmlx.readings import Readings, readings
+from genmlx.readings import Readings
 from genmlx.trace import Trace
 from genmlx.vectorized import RECORDER
 from genmlx.versions import current_pins
@@ -100,12 +102,12 @@ class _Kept:
             return True
         return self.readings is not None and self.readings.unchanged()
 
-    def record(self, f: Callable, soon: Callable, given: list[mx.array], read: Readings | None, expected: Any) -> None:
+    def record(self, f: Callable, soon: Callable, given: list[mx.array], read: Readings, expected: Any) -> None:
         """Find what gives what was expected, if there is such a thing; the models ``read`` that before it was made."""
         how = _execution.get()
         wanted, result = split_arrays(expected)
         self.recordable = False
-        if not read.unchanged() if read is not None else how is None:
+        if read.fickle or not (read.unchanged() if read.complete else how is not None):
             return
         # An array that stands in several places of the result is one there too: an update goes by that.
         distinct = list({id(array): array for array in wanted}.values())
@@ -116,6 +118,8 @@ class _Kept:
 
         def flat(key: mx.array, *arrays: mx.array) -> list:
             own, skeleton = split_arrays(f(key, *self.form.fill(arrays)))
+            if any(own[place] is not own[at[which]] for place, which in enumerate(places)):
+                raise UsageError("arrays that are one for some values of what is given, and two for others")
             results.append(skeleton)
             return [own[place] for place in at]
 
@@ -124,7 +128,7 @@ class _Kept:
             self.found, graph = "native (float32)", _compiled(flat, given, distinct, first, how.required)
         else:
             self.found, graph = "replayed", _recorded(flat, given, distinct)
-        if graph is None or not _alike(results[-1], result) or not (read is None or read.unchanged()):
+        if graph is None or not _alike(results[-1], result) or not (read.unchanged() or not read.complete):
             return
 
         ran = {handle: version for trace in _traces(expected) for handle, version in trace.runs().items()}
@@ -133,7 +137,8 @@ class _Kept:
             made = graph(key, *arrays)
             return _pinned(result.fill([made[place] for place in places]), ran)
 
-        self.replay, self.readings, self.run, self.recordable = replay, read, how, True
+        self.replay, self.run, self.recordable = replay, how, True
+        self.readings = read if read.complete else None
 
 
 def _compiled(
@@ -150,7 +155,12 @@ def _compiled(
         code = native_batch(wanted, given, [expected[place] for place in first], required)
         if code is None or len(first) == len(expected):
             return code
-        graph = recorded(flat, *given)
+        try:
+            graph = recorded(flat, *given)
+        except Exception as error:  # a primitive that cannot be exported, among what is not wanted soon
+            if required:
+                require_handlers(str(error))
+            return None
 
     def both(*given: mx.array) -> list:
         made = list(graph(*given))
@@ -168,8 +178,9 @@ def _recorded(flat: Callable[..., list], arrays: list[mx.array], expected: list[
         graph = recorded(flat, *arrays)
         pairs = zip(graph(*arrays), expected, strict=True)
         return graph if all([mx.array_equal(a, b, equal_nan=True).item() for a, b in pairs]) else None
-    # A primitive that cannot be exported, the host value of an input, a thread whose stream is not the first.
-    except (ValueError, TypeError, IndexError, RuntimeError, OSError):
+    # A primitive that cannot be exported, a thread whose stream is not the first, the host value of an input: there is
+    # no telling what a body raises that looks for that, as in a dict.
+    except Exception:
         return None
 
 
@@ -194,6 +205,7 @@ def _traces(tree: Any) -> list[Trace]:
 
 
 _known: OrderedDict[tuple, _Kept] = OrderedDict()
+_lock = threading.Lock()
 
 
 def all_arrays(tree: Any) -> list[mx.array]:
@@ -212,23 +224,29 @@ def kept(does: tuple, models: tuple, f: Callable, key: Any, *inputs: Any, soon: 
     arrays, form = split_arrays(tuple(map(_lifted, inputs)))
     which = (*does, native, *models, form.spec, mx.default_device().type, threading.get_ident())
     try:
-        known = _known.get(which)
+        hash(which)
     except TypeError:  # something in it has no hash
         return f(key, *inputs)
     if not all(type(leaf) in _PLAIN for leaf in form.leaves):
         return f(key, *inputs)
     shapes = [(array.shape, array.dtype) for array in arrays]
+    known = _known.get(which)
     if known is None or not known.fits(form, shapes) or not known.holds:
-        known = _known[which] = _Kept(form, shapes)
+        known = _Kept(form, shapes)
+    with _lock:
+        _known[which] = known
+        _known.move_to_end(which)
         if len(_known) > _MOST:
             _known.popitem(last=False)
-    _known.move_to_end(which)
     if known.replay is None:
         known.times += 1
         wanted = known.recordable and known.times >= (1 if native else _OFTEN)
-        read = readings(models) if wanted else None
+        read = Readings((*models, *_brought_along(inputs))) if wanted else None
+        noise = mx.random.state[0]
         result = f(key, *inputs)
-        if wanted:
+        if mx.random.state[0] is not noise:  # which a recording would freeze
+            known.recordable = False
+        elif read is not None:
             known.record(f, soon, [key, *arrays], read, result)
             if native and known.replay is not None:
                 result = known.replay(key, arrays)  # so that the first time gives what the second will
@@ -237,6 +255,21 @@ def kept(does: tuple, models: tuple, f: Callable, key: Any, *inputs: Any, soon: 
     if how is not None and known.replay is not None:
         how.found = known.found
     return result
+
+
+def _brought_along(tree: Any) -> list:
+    """What may run, or be asked, of a tree besides its leaves: the models of calls and traces, and the classes."""
+    found: list = []
+
+    def look(node: Any) -> bool:
+        if isinstance(node, (Call, Trace)):
+            found.append(node.gen_fn)
+        elif type(node).__module__.partition(".")[0] not in ("builtins", "collections", "genmlx", "mlx"):
+            found.append(type(node))
+        return False
+
+    optree.tree_leaves(tree, is_leaf=look, namespace=NAMESPACE)
+    return found
 
 
 _PLAIN = (int, float, bool, str, type(None))
