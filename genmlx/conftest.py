@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 
 import genmlx
+from genmlx.gen import _handles
 
 
 @genmlx.gen
@@ -14,4 +15,9 @@ def model(p):
 
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace):
+    """Models of one example are not those of the next that have their names."""
     doctest_namespace.update(model=model, mx=mx, select=genmlx.select)
+    before = set(_handles)
+    yield
+    for name in set(_handles) - before:
+        del _handles[name]

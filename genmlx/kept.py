@@ -22,10 +22,12 @@ import optree
 from genmlx.backend import mapping
 from genmlx.backend.gamma_sampler import without_derivatives
 from genmlx.backend.recording import recorded
+from genmlx.combinators.kernel import Combinator
 from genmlx.diff import same
 from genmlx.dist.distribution import DistTrace
 from genmlx.dist.values import as_array
 from genmlx.errors import UsageError
+from genmlx.gen import GenFn
 from genmlx.gfi import Call
 from genmlx.pytree import NAMESPACE, Skeleton, map_leaves, register, split_arrays
 from genmlx.readings import Readings
@@ -34,7 +36,7 @@ from genmlx.vectorized import RECORDER
 from genmlx.versions import current_pins
 
 _OFTEN = 3  # times that a batch comes before it is recorded, which takes as long as running it a few times
-_MOST = 64  # batches that are known; then the one goes that has not come for longest
+_MOST = 64  # batches of a model that are known; then the one goes that has not come for longest
 _LARGE = 1 << 20  # elements of results beyond which Python's share is too small to save
 
 
@@ -204,8 +206,22 @@ def _traces(tree: Any) -> list[Trace]:
     return [node for node in nodes if isinstance(node, Trace)]
 
 
-_known: OrderedDict[tuple, _Kept] = OrderedDict()
+_of_no_model: OrderedDict[tuple, _Kept] = OrderedDict()
 _lock = threading.Lock()
+
+
+def known_of(model: Any) -> OrderedDict[tuple, _Kept]:
+    """The batches of a model that are known; they go when it goes. Those of a combinator are those of a part."""
+    owner = model_in(model)
+    return _of_no_model if owner is None else owner.__dict__.setdefault("_batches", OrderedDict())
+
+
+def model_in(value: Any) -> GenFn | None:
+    """The first model in a generative function or a list of them."""
+    if isinstance(value, GenFn):
+        return value
+    parts = value.parts if isinstance(value, Combinator) else value if isinstance(value, (tuple, list)) else ()
+    return next((found for part in parts if (found := model_in(part)) is not None), None)
 
 
 def all_arrays(tree: Any) -> list[mx.array]:
@@ -230,14 +246,15 @@ def kept(does: tuple, models: tuple, f: Callable, key: Any, *inputs: Any, soon: 
     if not all(type(leaf) in _PLAIN for leaf in form.leaves):
         return f(key, *inputs)
     shapes = [(array.shape, array.dtype) for array in arrays]
-    known = _known.get(which)
+    batches = known_of(models)
+    known = batches.get(which)
     if known is None or not known.fits(form, shapes) or not known.holds:
         known = _Kept(form, shapes)
     with _lock:
-        _known[which] = known
-        _known.move_to_end(which)
-        if len(_known) > _MOST:
-            _known.popitem(last=False)
+        batches[which] = known
+        batches.move_to_end(which)
+        if len(batches) > _MOST:
+            batches.popitem(last=False)
     if known.replay is None:
         known.times += 1
         wanted = known.recordable and known.times >= (1 if native else _OFTEN)

@@ -179,13 +179,13 @@ class Readings:
 def readings(values: Iterable[Any]) -> Readings | None:
     """What the models among the values read, those that they run included; None where that cannot be told.
 
-    >>> from genmlx import gen, normal, trace
+    >>> from genmlx import normal
     >>> scales = [1.0]
-    >>> def model():
-    ...     trace("x", normal(0, scales[0]))
-    >>> found = readings([gen(model)])
+    >>> found = readings([normal, scales])
     >>> found.unchanged(), scales.append(2.0), found.unchanged()
     (True, None, False)
+    >>> readings([print]) is None
+    True
     """
     found = Readings(values)
     return found if found.complete else None

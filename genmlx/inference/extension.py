@@ -9,7 +9,6 @@ from an array, is left to the update.
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 
@@ -23,10 +22,10 @@ from genmlx.gfi import Call
 from genmlx.inference.attic import last_step
 from genmlx.inference.growing import first_elements
 from genmlx.inference.strata import same_values
-from genmlx.kept import Varying, kept
+from genmlx.kept import Varying, kept, model_in
 from genmlx.pytree import map_arrays, map_leaves
 from genmlx.random import Keys, split
-from genmlx.readings import Readings, readings
+from genmlx.readings import Readings
 from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, run
 from genmlx.versions import pinned
 
@@ -43,8 +42,8 @@ def one_more_step(
         return None
     if not _is_longer(traces.args, args, isinstance(sequence, Scan)):
         return None
-    kernel, read = sequence.kernel, _read_by(sequence.kernel)
-    if read is None:
+    kernel = sequence.kernel
+    if not _fits(kernel):
         return None
 
     def batch(key: Any, step: Any, shared: tuple, given: Varying, lanes: tuple) -> Any:
@@ -71,7 +70,7 @@ def one_more_step(
                 ("extend", sequence.name, traces.n), (kernel,), batch, key, step, shared, given, lanes
             )
         except Exception:  # whatever it was comes up again in the update, or does not
-            _unfit[kernel] = read
+            _steps_of(kernel)[kernel] = Readings((kernel,)), False
             return None
         if element.reads():
             return None
@@ -84,18 +83,21 @@ def one_more_step(
         return _batch(new, args, traces.n), log_weights
 
 
-_readings: WeakKeyDictionary[Any, Readings | None] = WeakKeyDictionary()
-_unfit: WeakKeyDictionary[Any, Readings] = WeakKeyDictionary()
-
-
-def _read_by(kernel: Any) -> Readings | None:
-    """What a kernel reads, if it may be run with an array for the number of a step."""
-    read = _readings.get(kernel)
+def _fits(kernel: Any) -> bool:
+    """Whether a kernel may be run with an array for the number of a step, so far as that is known."""
+    known = _steps_of(kernel)
+    read, fits = known.get(kernel, (None, False))
     if read is None or not read.unchanged():
-        read = _readings[kernel] = readings((kernel,))
-    if read is None or read.particular or _unfit.get(kernel) is read:
-        return None
-    return read
+        read = Readings((kernel,))
+        fits = read.complete and not read.particular
+        known[kernel] = read, fits
+    return fits
+
+
+def _steps_of(kernel: Any) -> dict[Any, tuple[Readings, bool]]:
+    """What is known of kernels, with the model that it is about, and that it goes with."""
+    owner = model_in(kernel)
+    return {} if owner is None else owner.__dict__.setdefault("_steps", {})
 
 
 def added(log_weights: mx.array, weights: Any) -> mx.array:

@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from gfi_zoo import CASES
+from kept_batches import forget
 
 from genmlx import flip, gen, handlers, normal, param, trace, unfold
-from genmlx.kept import _known
 from genmlx.pytree import split_arrays
 from genmlx.vectorized import recorder
 
@@ -18,9 +18,9 @@ SCALE = 1.0
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    _known.clear()
+    forget()
     yield
-    _known.clear()
+    forget()
 
 
 def anew():
@@ -250,4 +250,30 @@ def test_a_mistake_in_an_address_is_an_error_each_time():
 def test_only_so_many_batches_are_known():
     for n in range(1, 80):
         line([]).vsimulate(n, key=0)
-    assert len(_known) == 64
+    assert len(line.__dict__["_batches"]) == 64
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_batches_go_with_their_model(native):
+    import gc
+    import weakref
+
+    from genmlx import smc
+    from genmlx.inference import importance_sampling
+
+    if native:
+        pytest.importorskip("llvmlite")
+
+    @gen.new
+    def step(t, x):
+        return trace("x", normal(x, 1.0))
+
+    chain = unfold(step)
+    for key in range(5):
+        importance_sampling(step(0, 0.0), {"x": 1.0}, 20, key=key, native=native)
+        smc([(chain(t + 1, 0.0), {}) for t in range(5)], 10, key=key, native=native)
+    assert step.__dict__["_batches"] and step.__dict__["_steps"]
+    gone = weakref.ref(step)
+    del step, chain
+    gc.collect()
+    assert gone() is None

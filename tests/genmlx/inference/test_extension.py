@@ -3,13 +3,13 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from kept_batches import forget
 from state_spaces import HMM, SERIES, walk, walks
 
 from genmlx import gen, handlers, normal, param, scan, smc, trace, unfold
 from genmlx.errors import UnknownAddress
 from genmlx.inference import ParticleFilter
 from genmlx.inference.translators import SimpleExtendingTranslator
-from genmlx.kept import _known
 from genmlx.pytree import split_arrays
 
 MATRIX = mx.array([[0.9, 0.1], [0.0, 0.8]])
@@ -94,7 +94,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("resampled", [False, True], ids=["kept", "resampled"])
 def test_a_step_is_that_of_an_update(name, resampled):
     """Trees, arrays, weights and sums, whether the kernel ran or was replayed; 20 steps fill a stack of 16."""
-    _known.clear()
+    forget()
     (call, given, *_), *rest = CHAINS[name]
     mine = theirs = ParticleFilter.init(call, given, 7, key=0)
     for t, (call, given, *_) in enumerate(rest):
@@ -119,14 +119,14 @@ def test_the_kernel_is_run_a_few_times_however_long_the_series_is(monkeypatch):
     for name, steps in (("walk", walks([1.0] * 60)), ("scan", [
         (scanned(0.0, mx.array(US[: t + 1].astype(np.float32))), {(t, "y"): 0.0}) for t in range(40)
     ])):  # fmt: skip
-        _known.clear()
+        forget()
         made.clear()
         smc(steps, particles=5, key=0, native=False)
         assert len(made) <= 2 * 5, (name, len(made))
 
 
 def test_observations_of_another_address_are_an_error_at_every_step():
-    _known.clear()
+    forget()
     pf = ParticleFilter.init(walk(1, 0.0, 1.0), {(0, "y"): 1.0}, 5, key=0)
     for t in range(1, 6):
         with pytest.raises(UnknownAddress, match="'z'"):

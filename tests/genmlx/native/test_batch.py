@@ -8,11 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from gfi_zoo import CASES
+from kept_batches import forget
 from state_spaces import HMM, HMM_LOG_ML, SERIES, assert_evidence_is, kalman, walk, walks
 
 from genmlx import categorical, dist, gamma, gen, normal, poisson, smc, switch, trace, unfold
 from genmlx.inference import importance_resampling, importance_sampling
-from genmlx.kept import _known, execution
+from genmlx.kept import execution
 from genmlx.native.batch import native_batch
 from genmlx.native.graph import Untranslatable
 from genmlx.pytree import split_arrays
@@ -27,9 +28,9 @@ NOISE = 1.0
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    _known.clear()
+    forget()
     yield
-    _known.clear()
+    forget()
 
 
 @gen
