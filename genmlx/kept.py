@@ -259,9 +259,10 @@ def kept(does: tuple, models: tuple, f: Callable, key: Any, *inputs: Any, soon: 
         known.times += 1
         wanted = known.recordable and known.times >= (1 if native else _OFTEN)
         read = Readings((*models, *_brought_along(inputs))) if wanted else None
-        noise = mx.random.state[0]
+        state: Any = mx.random.state
+        noise = state[0]
         result = f(key, *inputs)
-        if mx.random.state[0] is not noise:  # which a recording would freeze
+        if state[0] is not noise:  # which a recording would freeze
             known.recordable = False
         elif read is not None:
             known.record(f, soon, [key, *arrays], read, result)
