@@ -70,10 +70,10 @@ class LogDensity:
     def __init__(self, call: Call, observations: Any = None):
         self.call, self.observations = call, checked_problem(call, observations)
         self.execution = "handlers"
-        self._gen_fn, self._latent = call.gen_fn, latents(self.observations)
+        self.gen_fn, self._latent = call.gen_fn, latents(self.observations)
         self._graphs: OrderedDict[tuple, Any] = OrderedDict()
-        with pinned() as pins, gen_errors(self._gen_fn):
-            self._args = self._gen_fn.bind(call)
+        with pinned() as pins, gen_errors(self.gen_fn):
+            self._args = self.gen_fn.bind(call)
             # What is not evaluated yet would become a part of every graph.
             mx.eval(split_arrays((self._args, self.observations))[0])
             trace = first_trace(call, self.observations, self._latent)
@@ -85,7 +85,7 @@ class LogDensity:
         if self.dim == 0:
             raise UsageError(
                 "nothing to infer: every choice is observed, or there is none",
-                gen_fn=self._gen_fn,
+                gen_fn=self.gen_fn,
                 expected="at least one continuous choice that is not observed",
             )
 
@@ -112,7 +112,7 @@ class LogDensity:
         """The derivatives of the latent at an address, flattened, in a vector: [elements, dim]."""
         address = normalise(address)
         if address not in self._sites:
-            raise unknown_address(address, self._gen_fn, list(self._sites), "the call")
+            raise unknown_address(address, self.gen_fn, list(self._sites), "the call")
         basis = mx.eye(math.prod(self._sites[address].value))
 
         def value(u, v):
@@ -147,7 +147,7 @@ class LogDensity:
             known = [*self._sites, *self.observations]
             for address in choices:
                 if address not in self._sites and address not in self.observations:
-                    raise unknown_address(address, self._gen_fn, known, "the choice map")
+                    raise unknown_address(address, self.gen_fn, known, "the choice map")
             for address in self._sites:
                 if not choices.sub(address).is_leaf:
                     raise MissingChoice("a latent choice is not given", address=address, hint="give all of them")
@@ -184,7 +184,7 @@ class LogDensity:
     # one lane
 
     def _context(self) -> Any:
-        return _Both(pinned(self._pins), gen_errors(self._gen_fn))
+        return _Both(pinned(self._pins), gen_errors(self.gen_fn))
 
     def _lane(self, u: mx.array) -> tuple[Trace, mx.array]:
         """The run at one vector, and its log density in ``u``."""
@@ -193,7 +193,7 @@ class LogDensity:
         shares = mx.split(u, ends) if ends else [u]
         free = ((a, Free(share.reshape(s.coordinates))) for (a, s), share in zip(sites.items(), shares, strict=True))
         choices = self.observations.merge(from_items(free))
-        trace, weight = self._gen_fn._generate(self._args, choices, None)
+        trace, weight = self.gen_fn._generate(self._args, choices, None)
         return trace, as_weight(weight)
 
     def _coordinates(self, key: Any, choices: ChoiceMap) -> mx.array:
@@ -204,7 +204,7 @@ class LogDensity:
         """The choices of a run at these values, with coordinates in the place of the latents."""
         fixed = values.map(lambda value: Fixed(as_array(value)))
         choices = self.observations.merge(ChoiceMap(fixed._root))
-        return self._gen_fn._generate(self._args, choices, None)[0].choices
+        return self.gen_fn._generate(self._args, choices, None)[0].choices
 
     # batches
 

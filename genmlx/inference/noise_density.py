@@ -65,7 +65,7 @@ class NoiseDensity:
     """
 
     def __init__(self, starts: VectorizedTrace, moved: list[tuple], observations: ChoiceMap):
-        self._gen_fn, self._args, self.observations = starts.gen_fn, starts.args, observations
+        self.gen_fn, self._args, self.observations = starts.gen_fn, starts.args, observations
         # What is not evaluated yet would become a part of the graph.
         mx.eval(split_arrays((self._args, observations))[0])
         self._params = list(starts[0].reads())
@@ -119,7 +119,7 @@ class NoiseDensity:
             share = u[place.share].reshape(place.shape)
             given.append((address, Noise(share) if place.dtype is None else share.astype(place.dtype)))
         with host_value_errors("batched"):
-            return self._gen_fn._generate(self._args, self.observations.merge(from_items(given)), None)
+            return self.gen_fn._generate(self._args, self.observations.merge(from_items(given)), None)
 
     def _require_round_trip(self, found: dict) -> None:
         again = dict(self.unpack(self.starts).items())

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from genmlx.backend.mapping import vmap_list
+from genmlx.kept import model_in
 from genmlx.native.chains import IN_LANES, Density, NativeWalk
 from genmlx.native.drivers.pack import LANES
 from genmlx.native.fallback import Disagreement, attempted, log, tell
@@ -125,6 +126,18 @@ def lanes_pay(density: Any, gradients: bool, chains: int) -> bool:
     return sum(node.size for node in graph.nodes if node.number in numbers) <= _SMALL
 
 
+def code_of(model: Any) -> dict:
+    """The machine code of a model's densities, which goes with that version of the model."""
+    owner = model_in(model)
+    if owner is None:
+        return {}
+    version, found = owner.__dict__.get("_code", (None, {}))
+    if version is not owner.version:
+        found = {}
+        owner.__dict__["_code"] = owner.version, found
+    return found
+
+
 def native_density(density: Any, gradients: bool = True, lanes: int = 1, precision: str = "float32") -> Density:
     """The log density of one vector, or of several in lanes, and its gradient.
 
@@ -132,7 +145,8 @@ def native_density(density: Any, gradients: bool = True, lanes: int = 1, precisi
     """
     f, parameters = density.of_one(gradients)
     compiled = compile_in_float64 if precision == "float64" else compile_function
-    made: NativeFunction = compiled(f, mx.zeros(density.dim), *parameters, lanes=lanes)
+    known = code_of(density.gen_fn)
+    made: NativeFunction = compiled(f, mx.zeros(density.dim), *parameters, lanes=lanes, known=known)
     kinds = [numpy_dtype(form.dtype) for form in made.inputs]
     arrays = [np.ascontiguousarray(np.array(p), kind) for p, kind in zip(parameters, kinds[1:], strict=True)]
     return Density(

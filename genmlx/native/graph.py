@@ -5,6 +5,7 @@ That stream is experimental in MLX. Whatever is not as expected here raises ``Un
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -179,3 +180,15 @@ def pruned(inputs: list[Node], outputs: list[Node]) -> Graph:
             waiting.append((node, True))
             waiting.extend((source, False) for source in reversed(node.inputs) if id(source) not in seen)
     return Graph(nodes, inputs, outputs)
+
+
+def fingerprint(graph: Graph) -> str:
+    """Equal for graphs that compute the same in the same way, whose constants are equal to the bit."""
+    found = hashlib.sha256()
+    for node in graph.nodes:
+        form = (node.op, node.settings, [source.number for source in node.inputs], node.shape, node.dtype.str)
+        found.update(repr(form).encode())
+        if node.op == "Constant":
+            found.update(np.ascontiguousarray(node.value).data if node.size else b"")
+    found.update(repr([node.number for node in (*graph.inputs, *graph.outputs)]).encode())
+    return found.hexdigest()

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from genmlx.native import fold, llvm, peepholes
-from genmlx.native.graph import MLX_DTYPES, Graph, graph_of
+from genmlx.native.graph import MLX_DTYPES, Graph, fingerprint, graph_of
 from genmlx.native.promote import promoted
 
 
@@ -67,24 +67,31 @@ class NativeFunction:
 
 
 _ALIGNMENT = 64
+_MOST = 4  # functions that are known together, with their constants
+Known = dict[tuple[str, int], NativeFunction]
 
 
-def compile_function(f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1) -> NativeFunction:
+def compile_function(
+    f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1, known: Known | None = None
+) -> NativeFunction:
     """``f``, which takes arrays and gives a list of arrays, as machine code for arrays of these shapes and dtypes.
 
     What ``f`` closes over is a constant. With ``lanes``, a power of two, it is computed for so many first arrays at
     once: the first array and the results are ``[*shape, lanes]`` then. Raises Untranslatable, naming the primitive, for
-    what has no native form, or none in lanes, and UsageError where llvmlite is not installed.
+    what has no native form, or none in lanes, and UsageError where llvmlite is not installed. What is ``known``, by
+    graphs, is not compiled again, and what is compiled is known then.
 
     >>> double = compile_function(lambda x: [2 * x, mx.sum(x)], mx.zeros(3))
     >>> double(mx.array([1.0, 2.0, 3.0]))
     [array([2, 4, 6], dtype=float32), array(6, dtype=float32)]
     """
     llvm.binding()
-    return NativeFunction(optimised(graph_of(f, *arrays)), lanes)
+    return _code_of(graph_of(f, *arrays), lanes, known)
 
 
-def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1) -> NativeFunction:
+def compile_in_float64(
+    f: Callable[..., Sequence[mx.array]], *arrays: mx.array, lanes: int = 1, known: Known | None = None
+) -> NativeFunction:
     """``f``, a function of float32 arrays, as machine code for float64 arrays: see ``promote.py``.
 
     >>> third = compile_in_float64(lambda x: [x / 3], mx.array(1.0))
@@ -92,7 +99,18 @@ def compile_in_float64(f: Callable[..., Sequence[mx.array]], *arrays: mx.array, 
     0.3333333333333333
     """
     llvm.binding()
-    return NativeFunction(optimised(promoted(graph_of(f, *arrays))), lanes)
+    return _code_of(promoted(graph_of(f, *arrays)), lanes, known)
+
+
+def _code_of(graph: Graph, lanes: int, known: Known | None) -> NativeFunction:
+    if known is None:
+        return NativeFunction(optimised(graph), lanes)
+    which = fingerprint(graph), lanes
+    made = known.pop(which, None) or NativeFunction(optimised(graph), lanes)
+    known[which] = made  # the last that was asked for comes last
+    while len(known) > _MOST:
+        known.pop(next(iter(known)))
+    return made
 
 
 def optimised(graph: Graph) -> Graph:

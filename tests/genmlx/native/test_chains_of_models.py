@@ -219,7 +219,7 @@ def test_another_thread():
     assert found == [nuts(model(), {"y": 1.0}, native=True, **FEW)["mu"].tolist()]
 
 
-def test_machine_code_does_not_outlive_its_run(monkeypatch):
+def test_machine_code_does_not_outlive_the_version_of_its_model(monkeypatch):
     code = []
 
     def compiled(f, *arrays, **how):
@@ -228,7 +228,16 @@ def test_machine_code_does_not_outlive_its_run(monkeypatch):
         return made
 
     monkeypatch.setattr(density_module, "compile_function", compiled)
-    post = nuts(model(), {"y": 1.0}, **FEW)
+
+    @gen.new
+    def redefined():
+        trace("y", normal(trace("mu", normal(0, 1)), 1.0))
+
+    for _ in range(2):
+        post = nuts(redefined(), {"y": 1.0}, **FEW)
+    assert all(made() is code[0]() for made in code)
+    redefined.redefine(lambda: trace("y", normal(trace("mu", normal(3, 1)), 1.0)))
+    nuts(redefined(), {"y": 1.0}, **FEW)
     gc.collect()
     assert code[0]() is None and np.isfinite(post.mean("mu").item())
 

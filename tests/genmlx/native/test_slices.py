@@ -430,7 +430,7 @@ def test_ctrl_c_keeps_what_is_there(monkeypatch):
     assert mx.array_equal(partial["mu"], whole["mu"][:, : partial.draws]).item()
 
 
-def test_machine_code_does_not_outlive_its_run(monkeypatch):
+def test_machine_code_does_not_outlive_the_version_of_its_model(monkeypatch):
     code = []
 
     def compiled(f, *arrays, **how):
@@ -439,7 +439,16 @@ def test_machine_code_does_not_outlive_its_run(monkeypatch):
         return made
 
     monkeypatch.setattr(density_module, "compile_function", compiled)
-    post = elliptical_slice(model(), {"y": 1.0}, **FEW)
+
+    @gen.new
+    def redefined():
+        trace("y", normal(trace("mu", normal(0, 1)), 1.0))
+
+    for _ in range(2):
+        post = elliptical_slice(redefined(), {"y": 1.0}, **FEW)
+    assert all(made() is code[0]() for made in code)
+    redefined.redefine(lambda: trace("y", normal(trace("mu", normal(3, 1)), 1.0)))
+    elliptical_slice(redefined(), {"y": 1.0}, **FEW)
     gc.collect()
     assert code[0]() is None and post["mu"].shape == (3, 20)
 
