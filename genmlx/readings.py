@@ -104,9 +104,9 @@ class Readings:
         before = None
         if getattr(value, "nbytes", _LARGEST + 1) <= _LARGEST:
             before = _contents_of(value)
-        if before is None:
-            self.complete = False
-        self.fickle |= isinstance(value, mx.array) and _is_traced(value)
+        traced = isinstance(value, mx.array) and _is_traced(value)
+        self.complete &= before is not None and not traced
+        self.fickle |= traced
         self._checks.append(lambda: _contents_of(value) == before)
 
     def _generative(self, value: Any) -> None:
@@ -143,8 +143,8 @@ class Readings:
                 what, name = instruction.opname, instruction.argval
                 if what in _WRITES or (what == "STORE_DEREF" and name in code.co_freevars):
                     self.complete = False
-                self.particular |= what in _TELLING or name in _TELLING_NAMES
                 self.fickle |= what in _CATCHES
+                self.particular |= what in _TELLING or what in _CATCHES or name in _TELLING_NAMES
                 if what in ("LOAD_GLOBAL", "LOAD_NAME"):
                     found[name] = self._name(lambda name=name: names.get(name, vars(builtins).get(name, _MISSING)))
                 elif what in ("LOAD_ATTR", "LOAD_METHOD"):

@@ -2,8 +2,9 @@
 
 An update of a sequence that only grows runs the kernel at its end and leaves the rest alone. A filter runs the kernel
 without the rest, with the number of the step and its observations as arrays like the states, so that what is made of
-one step (``genmlx/kept.py``) serves for all. A kernel that needs the number as a Python number, or that might tell one
-from an array, is left to the update.
+one step (``genmlx/kept.py``) serves for all. Whole numbers are of 64 bits, as large as they are likely to become in
+Python. A kernel that needs the number as a Python number, that returns what it makes of it as a whole number, or that
+might tell one from an array, is left to the update; so is a number that float32 does not hold.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from genmlx.combinators.elements import Elements
 from genmlx.combinators.scan import Scan
 from genmlx.combinators.sequence import Sequence, tally
 from genmlx.dist.values import as_array
-from genmlx.errors import under
+from genmlx.errors import BatchError, GenError, under
 from genmlx.gfi import Call
 from genmlx.inference.attic import last_step
 from genmlx.inference.growing import first_elements
 from genmlx.inference.strata import same_values
 from genmlx.kept import Varying, kept, model_in
-from genmlx.pytree import map_arrays, map_leaves
+from genmlx.pytree import flatten, map_arrays, map_leaves, split_arrays
 from genmlx.random import Keys, split
 from genmlx.readings import Readings
 from genmlx.vectorized import Lanes, VectorizedTrace, _batch, _replaced, run
@@ -62,17 +63,25 @@ def one_more_step(
     with pinned(traces.pins):
         state = sequence.next_state(last_step(old.elements).retval)
         number, shared = sequence.step_inputs(args, t), args[2:]
-        step = map_leaves(lambda leaf: as_array(leaf) if isinstance(leaf, (bool, int, float)) else leaf, number)
+        if not all(map(_is_held, flatten(number)[0])):
+            return None
+        step = map_leaves(_number, number)
         given = Varying(observations.sub((t,)))
         lanes = (state, old.tally, log_weights)
         try:
             element, log_weights, sums, score = kept(
                 ("extend", sequence.name, traces.n), (kernel,), batch, key, step, shared, given, lanes
             )
-        except Exception:  # whatever it was comes up again in the update, or does not
-            _steps_of(kernel)[kernel] = Readings((kernel,)), False
+        except Exception as error:  # whatever it was comes up again in the update, or does not
+            if isinstance(error, NotImplementedError):  # machine code is required, and the error says why there is none
+                raise
+            if isinstance(error, BatchError) or not isinstance(error, GenError):
+                _steps_of(kernel)[kernel] = Readings((kernel,)), False
             return None
         if element.reads():
+            return None
+        if _is_wide(element) and not _is_wide((number, shared, given, lanes)):
+            _steps_of(kernel)[kernel] = Readings((kernel,)), False
             return None
         lanes = map_arrays(lambda array: mx.broadcast_to(array, (traces.n, *array.shape)), (number, shared))
         own = kernel.bind(sequence.kernel_args(state, lanes[0], (None, None, *lanes[1])))
@@ -98,6 +107,23 @@ def _steps_of(kernel: Any) -> dict[Any, tuple[Readings, bool]]:
     """What is known of kernels, with the model that it is about, and that it goes with."""
     owner = model_in(kernel)
     return {} if owner is None else owner.__dict__.setdefault("_steps", {})
+
+
+def _is_held(number: Any) -> bool:
+    """Whether a number of Python's is one of float32, or near enough, with which a kernel may calculate."""
+    if isinstance(number, int):
+        return abs(number) <= 1 << 24
+    return not isinstance(number, float) or not abs(mx.array(number).item() - number) > 1e-3
+
+
+def _number(leaf: Any) -> Any:
+    if isinstance(leaf, int) and not isinstance(leaf, bool):
+        return mx.array(leaf, mx.int64)
+    return as_array(leaf) if isinstance(leaf, (bool, float)) else leaf
+
+
+def _is_wide(tree: Any) -> bool:
+    return any(array.dtype == mx.int64 for array in split_arrays(tree)[0])
 
 
 def added(log_weights: mx.array, weights: Any) -> mx.array:

@@ -219,7 +219,10 @@ class ParticleFilter(Particles):
             raise UsageError("a step is a call of the same model", expected=f"{self.call!r} with other arguments")
         if proposal is None and (made := self._one_step_longer(call, new, random.as_key(key))) is not None:
             return made
-        require_handlers("only the steps of an unfold or a scan have a native form, and only without a proposal")
+        require_handlers(
+            "only the steps of an unfold or a scan have a native form, one at a time and without a proposal, and only "
+            "of a kernel that takes an array for its number and reads nothing that may change unseen"
+        )
         return self._moved(SimpleExtendingTranslator(call, None, new, proposal), call, new, key)
 
     def _one_step_longer(self, call: Call, new: ChoiceMap, key: mx.array) -> ParticleFilter | None:

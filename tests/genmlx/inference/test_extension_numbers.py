@@ -1,0 +1,126 @@
+"""The number of a step, and the elements of a scan, are arrays in a step that is run by itself: they mean the same."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from genmlx import gen, normal, poisson, scan, smc, trace, unfold
+from genmlx.errors import UnknownAddress, ValueMismatch
+from genmlx.inference import ParticleFilter
+from genmlx.inference.extension import one_more_step
+from genmlx.native.graph import Untranslatable
+
+
+def walk_by(drift):
+    @gen.new
+    def step(t, x):
+        x = trace("x", normal(x + drift(t), 1e-3))
+        trace("y", normal(x, 1.0))
+        return x
+
+    return unfold(step)
+
+
+def steps_of(chain, n=8):
+    return [(chain(t + 1, 0.0), {(t, "y"): 0.0}) for t in range(n)]
+
+
+DRIFTS = {
+    "a power beyond 2**31": lambda t: 1e-9 * (t * 400) ** 3,
+    "a product beyond 2**31": lambda t: 1e-9 * (t * 86_400_000 * 10),
+    "a constant beyond 2**31": lambda t: 1e-9 * (t * 3_000_000_000),
+    "a quotient": lambda t: t / 8 + t // 3 - (t - 5) % 4,
+}
+
+
+@pytest.mark.parametrize("name", DRIFTS)
+def test_numbers_of_steps_are_as_large_as_those_of_python(name):
+    """The last state is the sum of the drifts but for noise of 0.01."""
+    drift = DRIFTS[name]
+    found = smc(steps_of(walk_by(drift), 16), 3, 0.0, key=0)
+    expected = sum(drift(t) for t in range(16))
+    assert np.allclose(np.array(found[15, "x"]), expected, rtol=1e-5, atol=0.05)
+
+
+@pytest.mark.parametrize("start", [1.6e9, 1_600_000_000, 2**40], ids=["float", "int", "long"])
+def test_elements_that_float32_does_not_hold_keep_their_digits(start):
+    @gen.new
+    def driven(carry, now):
+        z = trace("z", normal(carry + 1.0 * (now - start), 1e-3))
+        trace("y", normal(z, 1.0))
+        return z, z
+
+    clock, times = scan(driven), [start + 5 * t for t in range(8)]
+    found = smc([(clock(0.0, times[: t + 1]), {(t, "y"): 0.0}) for t in range(8)], 3, 0.0, key=0)
+    assert np.allclose(np.array(found[7, "z"]), 5.0 * sum(range(8)), atol=0.05)
+
+
+def test_a_number_that_is_returned_stays_one_of_python():
+    @gen.new
+    def step(t, state):
+        x = trace("x", normal(state[0], 1.0))
+        trace("y", normal(x, 1.0))
+        return x, t
+
+    chain = unfold(step)
+    pf = ParticleFilter.init(chain(1, (0.0, 0)), {(0, "y"): 0.0}, 5, key=0)
+    for t in range(1, 6):
+        pf = pf.step(chain(t + 1, (0.0, 0)), {(t, "y"): 0.0}, key=t)
+        last = pf.traces[2].retval[-1][1]
+        assert type(last) is int and last == t
+
+
+def test_a_mistake_in_the_observations_says_nothing_of_the_kernel():
+    from genmlx.gfi import checked_choices
+
+    chain = walk_by(lambda t: 0.0)
+    pf = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.0}, 5, key=0)
+    for mistake, error in (({(1, "y"): [1.0, 2.0]}, ValueMismatch), ({(1, "z"): 1.0}, UnknownAddress)):
+        with pytest.raises(error):
+            pf.step(chain(2, 0.0), mistake, key=1)
+    given = checked_choices({(1, "y"): 0.0})
+    assert one_more_step(pf.recent, pf.log_weights, chain(2, 0.0), given, mx.random.key(1)) is not None
+
+
+def test_a_kernel_that_catches_errors_is_left_to_the_update():
+    """Its number is an array while it is recorded, of which ``int`` raises: what it does then is right at first."""
+
+    @gen.new
+    def step(t, x):
+        try:
+            mean = 100.0 if int(t) > 4 else 0.0
+        except ValueError:
+            mean = 0.0
+        x = trace("x", normal(mean, 1.0))
+        trace("y", normal(x, 1.0))
+        return x
+
+    found = smc(steps_of(unfold(step)), 5, 0.0, key=0)
+    assert [round(found.mean((t, "x")).item() / 100) for t in range(8)] == [0] * 5 + [1] * 3
+
+
+def test_machine_code_that_is_required_says_what_has_none():
+    pytest.importorskip("llvmlite")
+
+    @gen.new
+    def step(t, x):
+        scale = 1.0 if isinstance(t, int) else mx.linalg.svd(t * mx.eye(2), stream=mx.cpu)[1][0]
+        x = trace("x", normal(x, scale))
+        trace("y", normal(x, 1.0))
+        return x
+
+    with pytest.raises(Untranslatable, match="takes an array for its number"):
+        smc(steps_of(unfold(step)), 5, key=0, native=True)
+
+    @gen.new
+    def decomposes(t, x):
+        n = trace("n", poisson(1.0 + mx.abs(mx.linalg.svd(t * mx.eye(2), stream=mx.cpu)[1][0])))
+        trace("y", normal(n, 1.0))
+        return n
+
+    chain = unfold(decomposes)
+    pf = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.0}, 5, key=0)
+    from genmlx.kept import execution
+
+    with execution(True, True), pytest.raises(Untranslatable, match="SVD"):
+        pf.step(chain(2, 0.0), {(1, "y"): 0.0}, key=1)
