@@ -18,7 +18,7 @@ from genmlx.gfi import Call, gen_errors
 from genmlx.inference.loop import Loop
 from genmlx.inference.particles import Particles
 from genmlx.inference.problem import checked_problem, impossible, no_density, positive_count
-from genmlx.inference.resampling import log_mean_exp
+from genmlx.inference.resampling import log_mean
 from genmlx.kept import execution, kept
 from genmlx.vectorized import VectorizedTrace, concatenate, run, vgenerate
 from genmlx.versions import pinned
@@ -54,31 +54,36 @@ def importance_sampling(
     >>> abs(result.mean("mu").item() - 1.2) < 0.03, abs(result.log_ml.item() + 1.930510) < 0.03
     (True, True)
     """
+    import numpy as np
+
     observations = checked_problem(call, observations)
     positive_count("particles", particles)
     streams = random.streams(key)
     n_blocks = math.ceil(particles / _BLOCK)
     keys = random.split(streams.initialise, n_blocks)
     parts: list[tuple[VectorizedTrace, mx.array]] = []
+    log_total = -math.inf  # of the weights, in float64
 
     def block(start: int, stop: int) -> dict:
+        nonlocal log_total
         for i in range(start, stop):
             n = min(_BLOCK, particles - i * _BLOCK)
             trace, weight = weighted(call, observations, proposal, n, keys[i])
             mx.eval(weight, trace.score, [v for _, v in trace.choices.items()])
-            if not mx.all(weight < math.inf).item():
+            if not np.all(np.array(weight) < math.inf):
                 raise no_density(call, trace, weight)
             parts.append((trace, weight))
-        return {"log_ml": log_mean_exp(mx.concatenate([w for _, w in parts])).item()}
+            log_total = float(np.logaddexp(log_total, log_mean(weight) + math.log(n)))
+        return {"log_ml": log_total - math.log(sum(trace.n for trace, _ in parts))}
 
     running = execution(native, particles >= _MANY)
     with pinned(), gen_errors(call.gen_fn), Loop("importance_sampling", progress) as loop, running as how:
         loop.run("sampling", n_blocks, block)
         traces = concatenate([trace for trace, _ in parts])
-        log_weights = mx.concatenate([weight for _, weight in parts])
-        log_ml = log_mean_exp(log_weights)
-        if log_ml.item() == -math.inf:
+        log_weights = mx.concatenate([weight for _, weight in parts]) if len(parts) > 1 else parts[0][1]
+        if log_total == -math.inf:
             raise impossible(call, traces, observations)
+        log_ml = mx.array(log_total - math.log(traces.n))
     result = Particles(traces, log_weights, log_ml, call, observations, loop.status, loop.timing, how.found)
     return loop.deliver(result)
 
