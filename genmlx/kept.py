@@ -3,8 +3,9 @@
 A small batch spends most of its time in Python. The third time that one of the same form comes, its primitives are
 recorded (``backend/recording.py``); that is the same arithmetic, bit for bit. In a run for which machine code was
 chosen they are compiled the first time (``native/batch.py``); that is the same up to rounding. Either stands for the
-batch within the run, and in later ones for as long as what its models read is as it was (``readings.py``). A batch of
-which neither can be made runs as it did the first time.
+batch for as long as what its models read is as it was (``readings.py``). Where they read parameters, that is within one
+run; so it is where they read what cannot be told, and only if machine code is required. A batch of which neither can
+be made runs as it did the first time.
 """
 
 from __future__ import annotations
@@ -99,17 +100,19 @@ class _Kept:
 
     @property
     def holds(self) -> bool:
-        """Whether what it was made of is what it was, so far as that can be told; within one run it is."""
-        if self.replay is None or (self.run is not None and self.run is _execution.get()):
-            return True
-        return self.readings is not None and self.readings.unchanged()
+        """Whether what it was made of is what it was; of parameters, and where machine code is required, in one run."""
+        if self.replay is None or self.readings is not None:
+            return self.readings is None or self.readings.unchanged()
+        return self.run is not None and self.run is _execution.get()
 
     def record(self, f: Callable, soon: Callable, given: list[mx.array], read: Readings, expected: Any) -> None:
         """Find what gives what was expected, if there is such a thing; the models ``read`` that before it was made."""
         how = _execution.get()
         wanted, result = split_arrays(expected)
         self.recordable = False
-        if read.fickle or not (read.unchanged() if read.complete else how is not None):
+        if read.fickle or not (
+            read.unchanged() if read.complete else how is not None and (read.steady or how.required)
+        ):
             return
         # An array that stands in several places of the result is one there too: an update goes by that.
         distinct = list({id(array): array for array in wanted}.values())

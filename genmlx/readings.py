@@ -31,8 +31,9 @@ _FICKLE = {"random", "secrets", "time", "datetime", "uuid"}
 """Packages of which a call gives something else each time."""
 _CATCHES = {"PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH"}
 """Where a body may go another way with an array of which there is no value yet: what it raises does not come out."""
-_OUTSIDE = {"load", "loadtxt", "genfromtxt", "fromfile", "memmap", "param", "params"}
+_OUTSIDE = {"load", "loadtxt", "genfromtxt", "fromfile", "memmap"}
 """Attributes that, even of these, are or look at something that does."""
+_PARAMETERS = {"param", "params"}
 _BUILTINS = {
     getattr(builtins, name)
     for name in (
@@ -50,19 +51,20 @@ _LARGEST = 1 << 24  # bytes of an array of which a copy is kept
 class Readings:
     """What some models read. ``unchanged()`` says whether it is as it was.
 
-    ``complete`` is whether all of it could be read. ``particular`` is whether a body may tell a number from an array
+    ``complete`` is whether all of it could be read, and ``steady`` whether all but parameters, which stay as they are
+    within a run. ``particular`` is whether a body may tell a number from an array
     that is equal to it, without an error: by its type or its text, or by looking it up in a table. ``fickle`` is
     whether a run may give something else, or go another way while it is recorded, with all of this as it was.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
-        self.complete, self.particular, self.fickle = True, False, False
+        self.complete, self.steady, self.particular, self.fickle = True, True, False, False
         self._checks: list[Callable[[], bool]] = []
         self._seen: dict[int, Any] = {}  # which keeps them alive, so that no other object gets the number of one
         try:
             self._all(values)
         except RecursionError:
-            self.complete = False
+            self._unknown()
 
     def unchanged(self) -> bool:
         return self.complete and all(check() for check in self._checks)
@@ -73,7 +75,8 @@ class Readings:
             return
         self._seen[id(value)] = value
         if _is_fickle(value):
-            self.fickle, self.complete = True, False
+            self.fickle = True
+            self._unknown()
         elif kind in (tuple, frozenset) or isinstance(value, tuple) and (_is_record(kind) or _is_trusted(kind)):
             self._all(value)
         elif kind in (list, set):
@@ -89,7 +92,10 @@ class Readings:
         elif isinstance(value, mx.array) or kind.__module__ == "numpy":
             self._array(value)
         elif not _is_fixed(value):
-            self.complete = False
+            self._unknown()
+
+    def _unknown(self) -> None:
+        self.complete = self.steady = False
 
     def _all(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -105,7 +111,8 @@ class Readings:
         if getattr(value, "nbytes", _LARGEST + 1) <= _LARGEST:
             before = _contents_of(value)
         traced = isinstance(value, mx.array) and _is_traced(value)
-        self.complete &= before is not None and not traced
+        if before is None or traced:
+            self._unknown()
         self.fickle |= traced
         self._checks.append(lambda: _contents_of(value) == before)
 
@@ -113,10 +120,11 @@ class Readings:
         if isinstance(value, GenFn):
             version = resolve(value)
             self._checks.append(lambda: resolve(value) is version)
-            self.complete &= value.orphan is None
+            if value.orphan is not None:
+                self._unknown()
             self._function(version.function)
         elif type(value).__module__.partition(".")[0] != "genmlx":
-            self.complete = False
+            self._unknown()
         else:
             self._all(part for part in vars(value).values() if not isinstance(part, ParamStore))
 
@@ -128,7 +136,7 @@ class Readings:
         if _is_trusted(function):
             return
         if vars(function).keys() - {"_schema", "__wrapped__"}:
-            self.complete = False
+            self._unknown()
         code = function.__code__
         self._checks.append(lambda: function.__code__ is code)  # which some reloaders replace
         self._name(lambda: function.__defaults__)
@@ -142,7 +150,7 @@ class Readings:
             for instruction in dis.get_instructions(own):
                 what, name = instruction.opname, instruction.argval
                 if what in _WRITES or (what == "STORE_DEREF" and name in code.co_freevars):
-                    self.complete = False
+                    self._unknown()
                 self.fickle |= what in _CATCHES
                 self.particular |= what in _TELLING or what in _CATCHES or name in _TELLING_NAMES
                 if what in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -150,6 +158,8 @@ class Readings:
                 elif what in ("LOAD_ATTR", "LOAD_METHOD"):
                     attributes.add(name)
         if attributes & _OUTSIDE:
+            self._unknown()
+        if attributes & _PARAMETERS:
             self.complete = False
         self._modules([pair for pair in found.items() if isinstance(pair[1], ModuleType)], attributes, passed_on)
 
@@ -161,7 +171,7 @@ class Readings:
                 continue
             # Of one that goes elsewhere, or that computes its attributes, it cannot be told what is read.
             if called in passed_on or type(module) is not ModuleType or "__getattr__" in vars(module):
-                self.complete = False
+                self._unknown()
             self.fickle |= _is_fickle(module)
             for name in attributes & vars(module).keys():
                 found = self._name(lambda module=module, name=name: vars(module).get(name, _MISSING))
@@ -252,7 +262,7 @@ def _contents_of(array: Any) -> Any:
 
     try:
         whole = array.astype(mx.float32) if getattr(array, "dtype", None) == mx.bfloat16 else array
-        found = np.array(whole)
+        found = np.asarray(whole)
     except (ValueError, RuntimeError):
         return None
     return None if found.dtype.hasobject else (array.shape, array.dtype, found.tobytes())

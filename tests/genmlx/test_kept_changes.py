@@ -9,7 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from genmlx import gen, normal, poisson, trace
+from genmlx import gen, handlers, normal, param, poisson, trace
+from genmlx.kept import execution
 from genmlx.masked import Masked
 from genmlx.pytree import split_arrays
 from genmlx.readings import Readings
@@ -188,6 +189,44 @@ def test_noise_that_mlx_does_not_see_is_drawn_each_time():
                 model().vsimulate(3, key=key)
             sides = {mx.mean(model().vsimulate(3, key=key)["x"]).item() > 0 for key in range(20)}
             assert len(sides) == 2, name
+
+
+class Coin:
+    def __init__(self, seed):
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self):
+        return self.generator.integers(2) == 1
+
+
+def test_an_object_of_the_user_may_be_another_each_time_within_a_run_too():
+    for seed in range(6):
+        model = tosses(Coin(seed))
+        with execution(None, False):
+            sides = {mx.mean(model().vsimulate(3, key=key)["x"]).item() > 0 for key in range(20)}
+            late = {mx.mean(model().vsimulate(3, key=key)["x"]).item() > 0 for key in range(20)}
+        assert len(sides) == 2 and len(late) == 2
+
+
+def test_parameters_stay_within_a_run_and_no_longer(monkeypatch):
+    made = []
+    monkeypatch.setattr(handlers.Generate, "visit", counted(made, handlers.Generate.visit))
+
+    @gen.new
+    def model():
+        return trace("x", normal(param("mean", 0.0), 1.0))
+
+    with execution(None, False):
+        for key in range(6):
+            model().vgenerate({}, 10, key=key)
+    assert len(made) == 4  # three runs, and the recording of the third
+    model.params["mean"] = 30.0
+    with execution(None, False):
+        assert mx.min(model().vgenerate({}, 50, key=1).trace["x"]).item() > 20
+
+
+def counted(made, visit):
+    return lambda self, *args: (made.append(1), visit(self, *args))[1]
 
 
 def test_a_model_with_noise_of_its_own_is_fickle():

@@ -70,6 +70,22 @@ def test_a_number_that_is_returned_stays_one_of_python():
         assert type(last) is int and last == t
 
 
+SHIFT = [0.0]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_what_a_callback_changes_during_a_run_is_followed(native):
+    if native:
+        pytest.importorskip("llvmlite")
+    SHIFT[0] = 0.0
+
+    def changes(pf):
+        SHIFT[0] = 10.0 * (len(pf.history) > 5)
+
+    found = smc(steps_of(walk_by(lambda t: SHIFT[0]), 10), 5, 0.0, record=changes, key=0, native=native)
+    assert [round(found.mean((t, "x")).item()) for t in range(10)] == [0] * 6 + [10, 20, 30, 40]
+
+
 def test_a_mistake_in_the_observations_says_nothing_of_the_kernel():
     from genmlx.gfi import checked_choices
 
