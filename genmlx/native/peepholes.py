@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from genmlx.native.fold import is_all, rewritten
+from genmlx.native.fold import is_all, rewritten, uniform
 from genmlx.native.graph import Graph, Node, constant
 
 _SUM = 2  # MLX's number of that kind of Reduce
@@ -121,7 +121,9 @@ def _by_one_number(node: Node) -> Node:
 def _one_number(node: Node) -> Node | None:
     """The one number that all elements of an array are, as an array of size one and as many axes or none."""
     if node.size == 1:
-        return node if node.op != "Constant" else None
+        return node
+    if node.op == "Constant":
+        return constant(np.asarray(node.value.flat[0], node.dtype)) if uniform(node.value) else None
     if node.op == "Broadcast" and node.inputs[0].size == 1:
         return node.inputs[0]
     if node.op in ("Square", "Sqrt", "AsType") and (number := _one_number(node.inputs[0])) is not None:

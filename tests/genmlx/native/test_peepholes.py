@@ -36,6 +36,8 @@ def test_quotients_by_one_number(number):
         expected = [X / number, X / number**2]
     for found, wanted in zip(compile_function(f, x, s)(x, s), expected, strict=True):
         assert np.allclose(np.array(found), wanted, rtol=4.5e-16, atol=0, equal_nan=True)
+    assert np.allclose(np.array(compile_function(lambda x: [x / number], x)(x)[0]), expected[0], 4.5e-16, 0, True)
+    assert "Divide" not in ops(lambda x: [x / 3.0], x)
     assert "Divide" in ops(lambda x, s: [x / s], x, x)
     assert "Divide" in ops(lambda x, s: [x / s], x.astype(mx.float32), mx.array(3.0))
 
