@@ -271,6 +271,8 @@ def kept(does: tuple, models: tuple, f: Callable, key: Any, *inputs: Any, soon: 
             known.record(f, soon, [key, *arrays], read, result)
             if native and known.replay is not None:
                 result = known.replay(key, arrays)  # so that the first time gives what the second will
+        if native and known.replay is None:
+            require_handlers("a model has noise of its own, catches errors, or changes what it reads")
     else:
         result = known.replay(key, arrays)
     if how is not None and known.replay is not None:

@@ -172,7 +172,6 @@ class Readings:
             # Of one that goes elsewhere, or that computes its attributes, it cannot be told what is read.
             if called in passed_on or type(module) is not ModuleType or "__getattr__" in vars(module):
                 self._unknown()
-            self.fickle |= _is_fickle(module)
             for name in attributes & vars(module).keys():
                 found = self._name(lambda module=module, name=name: vars(module).get(name, _MISSING))
                 if isinstance(found, ModuleType) and (name, found) not in modules:

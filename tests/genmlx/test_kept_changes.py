@@ -108,6 +108,14 @@ def set_keyword_default():
     keyword_helper.__kwdefaults__ = {"more": 20.0}
 
 
+def set_attribute():
+    helper.scale = 20.0
+
+
+def set_in_submodule():
+    MODULE.part.scale = 20.0
+
+
 def set_in_object():
     OBJECTS[0][0] = 20.0
 
@@ -129,6 +137,8 @@ CHANGES = {
     "a number's own product": (of(lambda: trace("x", normal(0.0, NUMBER * 1.0))), set_scale),
     "a function that says it is numpy's": (of(lambda: trace("x", normal(wraps_numpy(0.0), 1.0))), set_scale),
     "an attribute that a module computes": (of(lambda: trace("x", normal(0.0, COMPUTES.scale))), set_scale),
+    "an attribute of a function": (of(lambda: trace("x", normal(0.0, helper.scale))), set_attribute),
+    "a module in a module": (of(lambda: trace("x", normal(0.0, MODULE.part.scale))), set_in_submodule),
     "a module in a closure": (in_closure(), set_in_module),
     "a module in a list": (of(lambda: trace("x", normal(0.0, MODULES[0].scale))), set_in_module),
     "a module that a helper returns": (of(lambda: trace("x", normal(0.0, passed_on().scale))), set_in_module),
@@ -141,12 +151,14 @@ CHANGES = {
 
 @pytest.fixture
 def as_it_was():
-    MODULE.scale, OBJECTS[0] = 1.0, [1.0]
+    MODULE.scale, MODULE.part, OBJECTS[0], helper.scale = 1.0, types.ModuleType("part"), [1.0], 1.0
+    MODULE.part.scale = 1.0
     version = child.version
     yield
     set_scale.__globals__["SCALE"] = 1.0
     helper.__defaults__, keyword_helper.__kwdefaults__ = (1.0,), {"more": 1.0}
     NUMPY.shape = (4,)
+    del helper.scale
     child.restore(version)
 
 
@@ -270,6 +282,30 @@ def test_gradients_of_what_a_model_closes_over_are_not_lost():
     assert mx.grad(loss)(mx.array(0.25)).item() == pytest.approx(10 * 0.75, abs=1e-5)
     mapped = mx.vmap(loss)(mx.array([0.25, 1.0]))
     assert mapped[0].item() - mapped[1].item() == pytest.approx(-10 * 0.75**2 / 2, abs=1e-4)
+
+
+def test_what_a_gradient_goes_through_is_fickle():
+    def loss(mean):
+        found = Readings([gen.new(lambda: trace("x", normal(mean, 1.0)))])
+        assert found.fickle and not found.steady
+        return mean
+
+    mx.grad(loss)(mx.array(1.0))
+    array = mx.array(1.0)
+    assert not Readings([gen.new(lambda: trace("x", normal(array, 1.0)))]).fickle
+
+
+def test_what_no_file_defines_any_more_and_what_writes_is_not_read():
+    count = 0
+
+    def writes():
+        nonlocal count
+        count = 0
+
+    model = gen.new(lambda: trace("x", normal(0.0, 1.0)))
+    assert not Readings([writes]).complete and Readings([model]).complete
+    model.orphan = "a_file.py"
+    assert not Readings([model]).complete
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.complex64, mx.int8])

@@ -4,11 +4,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from genmlx import gen, normal, poisson, scan, smc, trace, unfold
-from genmlx.errors import UnknownAddress, ValueMismatch
+from genmlx import gen, normal, poisson, scan, smc, trace, unfold, uniform
+from genmlx.errors import GenError, UnknownAddress, ValueMismatch
 from genmlx.inference import ParticleFilter
 from genmlx.inference.extension import one_more_step
+from genmlx.inference.translators import SimpleExtendingTranslator
 from genmlx.native.graph import Untranslatable
+from genmlx.pytree import split_arrays
 
 
 def walk_by(drift):
@@ -68,6 +70,89 @@ def test_a_number_that_is_returned_stays_one_of_python():
         pf = pf.step(chain(t + 1, (0.0, 0)), {(t, "y"): 0.0}, key=t)
         last = pf.traces[2].retval[-1][1]
         assert type(last) is int and last == t
+
+
+def update_of(pf, call, given, key):
+    """The step as an update of whole traces."""
+    translator = SimpleExtendingTranslator(call, None, given, None)
+    return pf._moved(translator, call, translator.observations, mx.random.key(key))
+
+
+def assert_same(mine, theirs):
+    (a, form), (b, other) = (split_arrays(pf.traces.lanes) for pf in (mine, theirs))
+    assert form.spec == other.spec and form.places == other.places
+    for x, y in zip([*a, mine.log_weights, mine.log_ml], [*b, theirs.log_weights, theirs.log_ml], strict=True):
+        assert x.dtype == y.dtype and mx.array_equal(x, y).item()
+
+
+def test_particles_become_impossible_and_stay_so():
+    @gen.new
+    def step(t, x):
+        x = trace("x", uniform(-1.0, 2.0))
+        trace("y", uniform(x - 1.0, x + 1.0))
+        return x
+
+    chain = unfold(step)
+    mine = theirs = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.9}, 400, key=0)
+    for t in range(1, 5):
+        call, given = chain(t + 1, 0.0), {(t, "y"): 0.9}
+        mine, theirs = mine.step(call, given, key=t), update_of(theirs, call, given, t)
+    assert_same(mine, theirs)
+    alive = np.array(mine.log_weights) > -np.inf
+    assert 0 < alive.sum() < 200 and np.array_equal(alive, np.array(mine.traces.score) > -np.inf)
+
+
+def test_several_steps_at_once_and_none_are_those_of_an_update():
+    chain = walk_by(lambda t: 0.5)
+    mine = theirs = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.0}, 5, key=0)
+    done = 1
+    for n in (2, 4, 5, 8, 8, 9):
+        call, given = chain(n, 0.0), {(t, "y"): 0.1 * t for t in range(done, n)}
+        mine, theirs, done = mine.step(call, given, key=n), update_of(theirs, call, given, n), n
+    assert_same(mine, theirs)
+    assert len(mine.traces.retval) == 9
+
+
+def test_an_observation_of_an_earlier_step_is_not_passed_over():
+    chain = walk_by(lambda t: 0.5)
+    pf = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.0}, 5, key=0)
+    given = {(0, "y"): 3.0, (1, "y"): 1.0}
+    with pytest.raises(GenError) as expected:
+        update_of(pf, chain(2, 0.0), given, 1)
+    with pytest.raises(GenError) as found:
+        pf.step(chain(2, 0.0), given, key=1)
+    assert found.value.what == expected.value.what
+
+
+def plain(t):
+    return 0.0
+
+
+def looks_up(t):
+    return 10.0 if t in {4, 6} else 0.0
+
+
+def test_a_helper_that_comes_to_tell_numbers_from_arrays_is_seen():
+    drift = [plain]
+    chain = walk_by(lambda t: drift[0](t))
+    pf = ParticleFilter.init(chain(1, 0.0), {(0, "y"): 0.0}, 5, key=0)
+    for t in range(1, 8):
+        drift[0] = plain if t < 4 else looks_up
+        pf = pf.step(chain(t + 1, 0.0), {(t, "y"): 0.0}, key=t)
+    assert [round(pf.mean((t, "x")).item()) for t in range(8)] == [0, 0, 0, 0, 10, 10, 20, 20]
+
+
+@pytest.mark.parametrize("name", ["a table", "text", "a type", "a method of a table"])
+def test_a_kernel_that_tells_numbers_from_arrays_is_left_to_the_update(name):
+    table = {4: 10.0, 6: 10.0}
+    drift = {
+        "a table": lambda t: 10.0 if t in table else 0.0,
+        "text": lambda t: 10.0 if f"{t}" == "4" or f"{t}" == "6" else 0.0,
+        "a type": lambda t: (10.0 if t == 4 or t == 6 else 0.0) if isinstance(t, int) else 5.0,
+        "a method of a table": lambda t: table.get(t, 0.0),
+    }[name]
+    found = smc(steps_of(walk_by(drift)), 5, 0.0, key=0)
+    assert [round(found.mean((t, "x")).item()) for t in range(8)] == [0, 0, 0, 0, 10, 10, 20, 20]
 
 
 SHIFT = [0.0]
