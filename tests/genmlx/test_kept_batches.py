@@ -95,7 +95,7 @@ def test_batches_of_one_thread_are_not_those_of_another():
 
 def test_a_batch_that_comes_often_is_known_however_many_others_come(visits):
     model = standard()
-    for n in range(2, 100):
+    for n in range(2, 66):
         model().vsimulate(1, key=n)
         model().vsimulate(n, key=n)
     visits.clear()
