@@ -239,18 +239,17 @@ def vgenerate(call: Call, constraints: Any, n: int, key: Any = None, strict: boo
 
     with pinned(), gen_errors(gen_fn):
         args, constraints = gen_fn.own(call), checked_choices(constraints)
+        def soon(made: tuple) -> list[mx.array]:
+            trace, weight = made
+            free = (value_of(leaf) for address, leaf in trace.choices.items() if address not in constraints)
+            return [weight, trace.score, *free]
+
         given = Varying(constraints)
-        trace, weight = kept(("generate", _count(n)), (gen_fn,), batch, as_key(key), args, given, soon=_weighed)
+        trace, weight = kept(("generate", _count(n)), (gen_fn,), batch, as_key(key), args, given, soon=soon)
         trace = _with_args(trace, args)
         if strict:
             gen_fn.require_visited(trace, constraints)
         return Generated(_batch(trace, args, n), _weights(weight, n))
-
-
-def _weighed(made: tuple) -> list[mx.array]:
-    """What importance sampling looks at: the weights, the scores, and the choices that depend on the lane."""
-    trace, weight = made
-    return [weight, trace.score, *(value_of(leaf) for leaf in trace.choices.to_dict().values())]
 
 
 def where(condition: mx.array, new: Any, old: Any) -> Any:

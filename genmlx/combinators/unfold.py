@@ -50,7 +50,7 @@ class Unfold(Sequence):
         return retvals
 
     def stacked_inputs(self, args: tuple) -> Any:
-        return mx.arange(self.length(args))
+        return mx.arange(self.length(args), dtype=mx.int64)  # a kernel may make large numbers of it
 
     def kernel_args(self, state: Any, inputs: Any, args: tuple) -> tuple:
         return (inputs, state, *args[2:])

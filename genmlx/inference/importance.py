@@ -69,7 +69,7 @@ def importance_sampling(
         for i in range(start, stop):
             n = min(_BLOCK, particles - i * _BLOCK)
             trace, weight = weighted(call, observations, proposal, n, keys[i])
-            mx.eval(weight, trace.score, [v for _, v in trace.choices.items()])
+            mx.eval(weight, trace.score, [v for address, v in trace.choices.items() if address not in observations])
             if not np.all(np.array(weight) < math.inf):
                 raise no_density(call, trace, weight)
             parts.append((trace, weight))

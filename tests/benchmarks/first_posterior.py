@@ -148,14 +148,19 @@ def main() -> None:
     if options.genjax:
         run = subprocess.run([options.genjax, "-c", GENJAX], capture_output=True, text=True, check=True)
         theirs = json.loads(run.stdout.splitlines()[-1])
-    print(f"\n{'importance sampling, N':28}{'genmlx':>12}{'first call':>12}", end="")
+    print(f"\n{'importance sampling, N':28}{'genmlx':>12}{'first call':>12}{'native':>12}{'first call':>12}", end="")
     print(f"{'genjax jit':>14}{'first call':>12}" if theirs else "")
     for n in (1, 100, 1000, 10_000, 100_000):
-        start = time.perf_counter()
-        importance_sampling(line(XS), OBSERVED, particles=n, key=KEY)
-        first = 1e3 * (time.perf_counter() - start)
-        mine = milliseconds(lambda n=n: importance_sampling(line(XS), OBSERVED, particles=n, key=KEY), 20)
-        print(f"{n:<28,}{mine:>9.2f} ms{first:>9.2f} ms", end="")
+        print(f"{n:<28,}", end="")
+        for native in (False, True):
+
+            def run(n: int = n, native: bool = native) -> None:
+                importance_sampling(line(XS), OBSERVED, particles=n, key=KEY, native=native)
+
+            start = time.perf_counter()
+            run()
+            first = 1e3 * (time.perf_counter() - start)
+            print(f"{milliseconds(run, 20):>9.2f} ms{first:>9.2f} ms", end="")
         if theirs:
             their_first, their_time = theirs[str(n)]
             print(f"{their_time:>11.3f} ms{their_first:>9.0f} ms", end="")

@@ -286,3 +286,16 @@ def test_an_error_in_the_kernel_names_its_step():
         unfold(walk).generate((N, 0.1, 0.9, 0.3), {(70, "x"): [1.0, 2.0]})
     with pytest.raises(GenError, match=r"\(0, 'x'\)"):
         unfold(walk).assess((N, 0.1, 0.9, 0.3), {})
+
+
+def test_large_numbers_made_of_the_number_of_a_step():
+    """(400 t)^3 is beyond 32 bits from t = 4 on."""
+
+    @gen.new
+    def step(t, x):
+        trace("y", normal(1e-9 * (t * 400) ** 3, 1e-3))
+        return x
+
+    found = unfold(step)(40, 0.0).simulate(key=0).choices
+    for t in (3, 4, 12, 39):
+        assert found[t, "y"].item() == pytest.approx(1e-9 * (t * 400) ** 3, rel=1e-5, abs=0.01)
