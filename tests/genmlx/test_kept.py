@@ -263,6 +263,8 @@ def test_batches_go_with_their_model(native):
 
     if native:
         pytest.importorskip("llvmlite")
+        if mx.default_device() != mx.Device(mx.cpu):
+            pytest.skip("batches are machine code on the CPU alone")
 
     @gen.new
     def step(t, x):

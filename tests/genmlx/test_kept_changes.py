@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+import warnings
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -120,8 +121,14 @@ def set_in_object():
     OBJECTS[0][0] = 20.0
 
 
+def give_shape(*shape):
+    with warnings.catch_warnings():  # NumPy 2.5 will not have it for long
+        warnings.simplefilter("ignore", DeprecationWarning)
+        NUMPY.shape = shape
+
+
 def set_shape():
-    NUMPY.shape = (2, 2)
+    give_shape(2, 2)
 
 
 CHANGES = {
@@ -157,7 +164,7 @@ def as_it_was():
     yield
     set_scale.__globals__["SCALE"] = 1.0
     helper.__defaults__, keyword_helper.__kwdefaults__ = (1.0,), {"more": 1.0}
-    NUMPY.shape = (4,)
+    give_shape(4)
     del helper.scale
     child.restore(version)
 
